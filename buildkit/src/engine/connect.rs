@@ -1,0 +1,119 @@
+//! Making a connection on which the engine speaks HTTP/2: at once for buildkitd, after an upgrade for Docker Engine.
+
+use std::{
+    error::Error,
+    io,
+    path::Path,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{
+    Request, StatusCode, Uri,
+    header::{CONNECTION, HOST, UPGRADE},
+};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tokio::net::UnixStream;
+use tower::{Service, ServiceExt};
+
+use super::Address;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// How much of a refusal's text is read.
+const REFUSAL_LIMIT: usize = 4 << 10;
+
+/// A connection to an engine.
+pub(super) trait Io: hyper::rt::Read + hyper::rt::Write + Send + Unpin {}
+impl<T: hyper::rt::Read + hyper::rt::Write + Send + Unpin> Io for T {}
+
+/// Connects to one address, whatever URI it is asked for.
+#[derive(Clone)]
+pub(super) struct Connector {
+    address: Address,
+    timeout: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(address: Address, timeout: Duration) -> Self {
+        Self { address, timeout }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Box<dyn Io>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { address, timeout } = self.clone();
+        Box::pin(async move {
+            tokio::time::timeout(timeout, dial(&address))
+                .await
+                .map_err(|_| {
+                    io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        format!("no answer within {} s", timeout.as_secs()),
+                    )
+                })?
+        })
+    }
+}
+
+async fn dial(address: &Address) -> Result<Box<dyn Io>, BoxError> {
+    match address {
+        Address::Unix(path) => Ok(Box::new(TokioIo::new(UnixStream::connect(path).await?))),
+        Address::DockerUnix(path) => Ok(Box::new(upgrade(path).await?)),
+        Address::Tcp { host, port } => {
+            let mut connector = HttpConnector::new();
+            connector.set_nodelay(true);
+            connector.set_keepalive(Some(Duration::from_secs(30)));
+            connector.set_keepalive_interval(Some(Duration::from_secs(10)));
+            connector.set_keepalive_retries(Some(3));
+            let uri = Uri::builder()
+                .scheme("http")
+                .authority(format!("{host}:{port}"))
+                .path_and_query("/")
+                .build()?;
+            Ok(Box::new(connector.oneshot(uri).await?))
+        }
+    }
+}
+
+/// Docker Engine hands its connection over to BuildKit after `POST /grpc` with an upgrade to `h2c`.
+async fn upgrade(path: &Path) -> Result<hyper::upgrade::Upgraded, BoxError> {
+    let stream = UnixStream::connect(path).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::post("/grpc")
+        .header(HOST, "docker")
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "h2c")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(hyper::upgrade::on(response).await?);
+    }
+    let text = Limited::new(response.into_body(), REFUSAL_LIMIT)
+        .collect()
+        .await
+        .map(|body| body.to_bytes());
+    let text = text
+        .as_deref()
+        .map(String::from_utf8_lossy)
+        .unwrap_or_default();
+    Err(format!(
+        "it refused the upgrade to BuildKit's API with HTTP {status} {}",
+        text.trim()
+    )
+    .into())
+}

@@ -1,0 +1,131 @@
+//! Finding out what an engine is and can do. What that is worth to the farm is decided elsewhere.
+
+use std::collections::BTreeSet;
+
+use super::{Address, Engine, EngineError};
+use crate::{
+    api::{
+        apicaps::ApiCap,
+        control::{InfoRequest, ListWorkersRequest},
+        pb,
+        types::WorkerRecord,
+    },
+    errors,
+    gateway::{Gateway, GatewaySpec},
+};
+
+/// Labels that only moby's worker has start so.
+const MOBY_LABELS: &str = "org.mobyproject.buildkit.worker.moby.";
+/// Moby's worker has this label with the containerd image store only; buildx tells the two apart by it as well.
+const SNAPSHOTTER_LABEL: &str = "org.mobyproject.buildkit.worker.snapshotter";
+
+/// The program that BuildKit runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Docker Engine.
+    Docker,
+    /// BuildKit's own daemon.
+    Buildkitd,
+}
+
+/// Where results are kept, and so what can be exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageStore {
+    /// All exporters, pushing by digest, several platforms.
+    Containerd,
+    /// Docker Engine's older store: none of these.
+    DockerGraph,
+}
+
+/// What an engine says about itself.
+#[derive(Clone, Debug)]
+pub struct EngineInfo {
+    /// Where it answered.
+    pub address: Address,
+    /// The program.
+    pub kind: EngineKind,
+    /// BuildKit's version as the engine words it; empty if it doesn't.
+    pub version: String,
+    /// What it can run. The first is native, and what a frontend takes as BUILDPLATFORM. Never empty.
+    pub platforms: Vec<pb::Platform>,
+    /// The worker's labels.
+    pub labels: std::collections::HashMap<String, String>,
+    /// What a definition's `metadata.caps` may ask for.
+    pub llb_caps: BTreeSet<String>,
+    /// What a frontend may ask of the gateway.
+    pub frontend_caps: BTreeSet<String>,
+    /// Where it keeps results.
+    pub image_store: ImageStore,
+}
+
+impl EngineInfo {
+    /// Refuses an engine whose results can't reach other engines; the error says what to switch on.
+    pub fn require_image_exporter(&self) -> Result<(), EngineError> {
+        match self.image_store {
+            ImageStore::Containerd => Ok(()),
+            ImageStore::DockerGraph => Err(EngineError::NoContainerdStore(self.address.clone())),
+        }
+    }
+}
+
+pub(super) async fn read(engine: &Engine) -> Result<EngineInfo, EngineError> {
+    let mut control = engine.control();
+    let workers = control
+        .list_workers(ListWorkersRequest::default())
+        .await
+        .map_err(|s| engine.refused("ListWorkers", s))?;
+    let worker = workers
+        .into_inner()
+        .record
+        .into_iter()
+        .next()
+        .filter(|w| !w.platforms.is_empty())
+        .ok_or_else(|| EngineError::NoWorker(engine.address().clone()))?;
+    let version = match control.info(InfoRequest {}).await {
+        Ok(info) => info
+            .into_inner()
+            .buildkit_version
+            .map(|v| v.version)
+            .unwrap_or_default(),
+        Err(status) if errors::is_engine_fault(&status) => {
+            return Err(engine.refused("Info", status));
+        }
+        Err(_) => String::new(),
+    };
+    let gateway = Gateway::open(engine, GatewaySpec::default())
+        .await
+        .map_err(|s| engine.refused("a gateway build", s))?;
+    let (kind, image_store) = classify(engine.address(), &worker);
+    let info = EngineInfo {
+        address: engine.address().clone(),
+        kind,
+        version,
+        platforms: worker.platforms,
+        labels: worker.labels,
+        llb_caps: enabled(&gateway.pong().llb_caps),
+        frontend_caps: enabled(&gateway.pong().frontend_api_caps),
+        image_store,
+    };
+    gateway
+        .close()
+        .await
+        .map_err(|s| engine.refused("the end of a gateway build", s))?;
+    Ok(info)
+}
+
+fn enabled(caps: &[ApiCap]) -> BTreeSet<String> {
+    caps.iter()
+        .filter(|c| c.enabled)
+        .map(|c| c.id.clone())
+        .collect()
+}
+
+fn classify(address: &Address, worker: &WorkerRecord) -> (EngineKind, ImageStore) {
+    let docker = matches!(address, Address::DockerUnix(_))
+        || worker.labels.keys().any(|k| k.starts_with(MOBY_LABELS));
+    match (docker, worker.labels.contains_key(SNAPSHOTTER_LABEL)) {
+        (false, _) => (EngineKind::Buildkitd, ImageStore::Containerd),
+        (true, true) => (EngineKind::Docker, ImageStore::Containerd),
+        (true, false) => (EngineKind::Docker, ImageStore::DockerGraph),
+    }
+}

@@ -1,0 +1,200 @@
+//! A byte stream over gRPC's `BytesMessage`s, so that HTTP/2 can run inside `Control.Session`.
+//!
+//! Nothing is buffered but the message that is being read and a few that wait to be sent: whoever is slow slows the
+//! other side down.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use futures::{Stream, StreamExt, stream::BoxStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::mpsc,
+};
+use tokio_util::sync::PollSender;
+use tonic::Status;
+
+use crate::api::control::BytesMessage;
+
+/// The most that goes into one message: what BuildKit's own side reads at once.
+pub(super) const CHUNK: usize = 32 << 10;
+/// How many messages may wait to be sent.
+pub(super) const QUEUE: usize = 8;
+
+/// Both directions of a session's bytes.
+pub(super) struct Tunnel<T> {
+    incoming: BoxStream<'static, Result<BytesMessage, Status>>,
+    unread: Bytes,
+    outgoing: PollSender<T>,
+    wrap: fn(BytesMessage) -> T,
+}
+
+impl<T: Send + 'static> Tunnel<T> {
+    /// Reads from `incoming` until it ends, which is the end of the connection; sends to `outgoing`, wrapped.
+    pub(super) fn new(
+        incoming: impl Stream<Item = Result<BytesMessage, Status>> + Send + 'static,
+        outgoing: mpsc::Sender<T>,
+        wrap: fn(BytesMessage) -> T,
+    ) -> Self {
+        Self {
+            incoming: incoming.boxed(),
+            unread: Bytes::new(),
+            outgoing: PollSender::new(outgoing),
+            wrap,
+        }
+    }
+}
+
+impl<T: Send + 'static> AsyncRead for Tunnel<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
+            match ready!(self.incoming.poll_next_unpin(cx)) {
+                Some(Ok(message)) => self.unread = message.data.into(),
+                Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let n = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread[..n]);
+        self.unread.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: Send + 'static> AsyncWrite for Tunnel<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.outgoing.poll_reserve(cx)).map_err(gone)?;
+        let mut data =
+            Vec::with_capacity(bufs.iter().map(|buf| buf.len()).sum::<usize>().min(CHUNK));
+        for buf in bufs {
+            let room = CHUNK - data.len();
+            data.extend_from_slice(&buf[..buf.len().min(room)]);
+        }
+        let n = data.len();
+        let message = (self.wrap)(BytesMessage { data });
+        self.outgoing.send_item(message).map_err(gone)?;
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outgoing.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn tunnel(
+        incoming: Vec<Result<BytesMessage, Status>>,
+    ) -> (Tunnel<BytesMessage>, mpsc::Receiver<BytesMessage>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (
+            Tunnel::new(futures::stream::iter(incoming), sender, |m| m),
+            receiver,
+        )
+    }
+
+    fn message(data: &[u8]) -> Result<BytesMessage, Status> {
+        Ok(BytesMessage { data: data.into() })
+    }
+
+    #[tokio::test]
+    async fn bytes_arrive_in_order_however_they_were_cut() {
+        let (mut io, _keep) = tunnel(vec![
+            message(b"he"),
+            message(b""),
+            message(b"llo, "),
+            message(b"world"),
+        ]);
+        let mut text = String::new();
+        io.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello, world");
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_an_error_and_not_an_end() {
+        let (mut io, _keep) = tunnel(vec![message(b"x"), Err(Status::out_of_range("too large"))]);
+        let error = io.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert!(error.to_string().contains("too large"));
+    }
+
+    #[tokio::test]
+    async fn writes_are_cut_into_chunks_and_stop_when_nobody_takes_them() {
+        let (mut io, mut out) = tunnel(vec![]);
+        let data = vec![7u8; CHUNK * QUEUE + 1];
+        let mut sent = 0;
+        let stalled = futures::poll!(std::pin::pin!(async {
+            while sent < data.len() {
+                sent += io.write(&data[sent..]).await.unwrap();
+            }
+        }));
+        assert_eq!((stalled, sent), (Poll::Pending, CHUNK * QUEUE));
+        assert_eq!(out.recv().await.unwrap().data.len(), CHUNK);
+        io.write_all(&data[sent..]).await.unwrap();
+        io.shutdown().await.unwrap();
+        let mut rest = 0;
+        while let Some(message) = out.recv().await {
+            rest += message.data.len();
+        }
+        assert_eq!(rest + CHUNK, data.len());
+    }
+
+    #[tokio::test]
+    async fn header_and_payload_share_a_message() {
+        let (mut io, mut out) = tunnel(vec![]);
+        let n = io
+            .write_vectored(&[IoSlice::new(b"head"), IoSlice::new(b"body")])
+            .await
+            .unwrap();
+        assert_eq!(
+            (n, &out.recv().await.unwrap().data[..]),
+            (8, &b"headbody"[..])
+        );
+    }
+
+    #[tokio::test]
+    async fn writing_to_someone_who_left_is_an_error() {
+        let (mut io, out) = tunnel(vec![]);
+        drop(out);
+        assert_eq!(
+            io.write(b"x").await.unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+    }
+}
