@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use futures::StreamExt;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{sync::mpsc, task::AbortHandle};
@@ -13,7 +14,7 @@ use super::{
     CONCURRENT_CALLS, CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, SessionReply, SessionRequest,
     SessionResponse, SessionSpec,
     grpc::{boxed, grpc_error, unary_response},
-    tunnel::{QUEUE, Tunnel},
+    tunnel::{QUEUE, SharedStream, Tunnel},
 };
 use crate::{
     HEADER_LIMIT,
@@ -23,6 +24,9 @@ use crate::{
 
 /// How long an engine may take to accept a session.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long calls that still run may take when a session is closed, and then how long the engine may take to forget it.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What answers an engine's calls in a session.
 pub trait SessionHandler: Send + Sync + 'static {
@@ -39,9 +43,11 @@ impl<F: Fn(SessionRequest) -> SessionReply + Send + Sync + 'static> SessionHandl
 
 /// A session open on an engine, over a connection of its own. Dropping it ends it.
 ///
-/// An engine has one session of an id: a second one silently takes the place of the first.
+/// An engine has one session of an id: a second one silently takes the place of the first, and is forgotten when the first ends.
+/// So [`EngineSession::close`] one before its id is used again.
 #[derive(Debug)]
 pub struct EngineSession {
+    closing: CancellationToken,
     closed: CancellationToken,
     task: AbortHandle,
 }
@@ -63,7 +69,8 @@ impl EngineSession {
             .await
             .map_err(|_| Status::unavailable("the engine did not accept the session in time"))??
             .into_inner();
-        let io = TokioIo::new(Tunnel::new(incoming, outgoing, |message| message));
+        let mut incoming = SharedStream::new(incoming);
+        let io = TokioIo::new(Tunnel::new(incoming.clone(), outgoing, |message| message));
         let service = service_fn(move |request: http::Request<Incoming>| {
             let handler = handler.clone();
             async move { Ok::<_, Infallible>(answer(&*handler, request.map(boxed)).await) }
@@ -76,21 +83,34 @@ impl EngineSession {
             .max_header_list_size(HEADER_LIMIT)
             .max_concurrent_streams(CONCURRENT_CALLS)
             .serve_connection(io, service);
-        let closed = CancellationToken::new();
+        let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
         let guard = closed.clone().drop_guard();
+        let close = closing.clone();
         let task = tokio::spawn(async move {
             let _closed = guard;
-            if let Err(e) = connection.await {
-                tracing::debug!(
-                    error = &e as &dyn std::error::Error,
-                    "a session on an engine broke"
-                );
+            let mut connection = Box::pin(connection);
+            let result = tokio::select! {
+                result = &mut connection => result,
+                () = close.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::time::timeout(CLOSE_GRACE, &mut connection).await.unwrap_or(Ok(()))
+                }
+            };
+            if let Err(e) = result {
+                tracing::debug!(error = &e as &dyn std::error::Error, "a session on an engine broke");
             }
+            // That ends our half of the stream; the engine ends its own once it has forgotten the session.
+            drop(connection);
+            let rest = async { while let Some(Ok(_)) = incoming.next().await {} };
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
         });
-        Ok(Self {
-            closed,
-            task: task.abort_handle(),
-        })
+        Ok(Self { closing, closed, task: task.abort_handle() })
+    }
+
+    /// Ends it in good order; when this returns, the engine has forgotten it and its id may be used again.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        self.closed.cancelled().await;
     }
 
     /// Resolves when the session is over: the engine went away, or let go of it.

@@ -6,6 +6,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -24,6 +25,29 @@ use crate::api::control::BytesMessage;
 pub(super) const CHUNK: usize = 32 << 10;
 /// How many messages may wait to be sent.
 pub(super) const QUEUE: usize = 8;
+
+/// A stream that is read by the connection in it and, after that, to its end by whoever opened it.
+pub(super) struct SharedStream<S>(Arc<Mutex<S>>);
+
+impl<S> SharedStream<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self(Arc::new(Mutex::new(stream)))
+    }
+}
+
+impl<S> Clone for SharedStream<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Stream + Unpin> Stream for SharedStream<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(cx)
+    }
+}
 
 /// Both directions of a session's bytes.
 pub(super) struct Tunnel<T> {

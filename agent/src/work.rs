@@ -1,0 +1,99 @@
+//! What the coordinator asks for, in the agent's own words. `convert` makes these from the protocol's messages.
+
+use std::{collections::HashMap, sync::Arc};
+
+use croft_buildkit::{
+    api::{
+        control::{CacheOptionsEntry, DiskUsageRequest, PruneRequest},
+        frontend, pb,
+        sourcepolicy::Policy,
+    },
+    session::{SessionId, SessionSpec},
+};
+
+use crate::ids::{AttemptId, BuildId, OutputId, Token};
+
+/// What every solve of one build needs to know.
+#[derive(Debug, Clone)]
+pub struct BuildContext {
+    /// The build.
+    pub build: BuildId,
+    /// All sessions that the build names; the first is the build's own.
+    pub sessions: Vec<SessionSpec>,
+    /// Granted entitlements.
+    pub entitlements: Vec<String>,
+    /// What may be fetched, and what is fetched in its stead.
+    pub source_policy: Option<Policy>,
+    /// Caches to look into.
+    pub cache_imports: Vec<CacheOptionsEntry>,
+    /// The W3C trace context of the build.
+    pub traceparent: Option<String>,
+}
+
+impl BuildContext {
+    /// The build's own session.
+    pub fn session(&self) -> Option<&SessionId> {
+        self.sessions.first().map(|session| &session.id)
+    }
+}
+
+/// A stage to run under a lease.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The try.
+    pub attempt: AttemptId,
+    /// Its token.
+    pub token: Token,
+    /// The stage's name, for people.
+    pub stage: String,
+    /// The build.
+    pub context: Arc<BuildContext>,
+    /// What is to come out.
+    pub outputs: Vec<Output>,
+}
+
+/// One result of a stage.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its name.
+    pub id: OutputId,
+    /// What to solve; none is the scratch image.
+    pub definition: Option<pb::Definition>,
+    /// Where it goes; none leaves it with the engine.
+    pub export: Option<Export>,
+}
+
+/// An exporter of the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// The exporter's type ("image").
+    pub kind: String,
+    /// Its attributes.
+    pub attrs: HashMap<String, String>,
+    /// For people.
+    pub title: String,
+}
+
+/// A question that is no attempt.
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// Run a frontend without executing anything.
+    Frontend(Arc<BuildContext>, frontend::SolveRequest),
+    /// Ask the gateway.
+    Gateway(Arc<BuildContext>, GatewayQuestion),
+    /// Export what the keeper holds.
+    Export(Arc<BuildContext>, Output),
+    /// How full is the engine's cache?
+    DiskUsage(DiskUsageRequest),
+    /// Empty the engine's cache.
+    Prune(PruneRequest),
+}
+
+/// A read-only question to the gateway.
+#[derive(Debug, Clone)]
+pub enum GatewayQuestion {
+    /// What is this image's configuration?
+    ImageConfig(frontend::ResolveImageConfigRequest),
+    /// What is this source?
+    SourceMeta(frontend::ResolveSourceMetaRequest),
+}
