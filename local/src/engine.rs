@@ -1,0 +1,270 @@
+//! One BuildKit engine: a Docker Engine with the containerd image store that only builds, in a PID and a mount namespace of its own.
+//!
+//! The namespaces are what makes its end certain: when their first process dies, so does everything that the engine ever
+//! started, and no mount of it is left. Only the bridge and the cgroups are the system's; the guard takes them away.
+//! An engine shares the network with the machine, so that it reaches registries on loopback.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::json;
+
+use crate::{
+    error::{Doing, Error, Result},
+    guard::{Launch, Part, Stop},
+    home::{Home, Place, random_hex},
+    http::{Peer, Request},
+    parts::{self, EngineParts, Program, binfmt},
+};
+
+/// Two seconds on an idle machine; five of them at once on a busy one take long.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// How an engine is started.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// For messages, and for its folder.
+    pub name: String,
+    /// Where its folder is.
+    pub place: Place,
+    /// The registry that answers for docker.io, over plain HTTP.
+    pub mirror: Option<SocketAddr>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            name: "engine".to_owned(),
+            place: Place::default(),
+            mirror: None,
+        }
+    }
+}
+
+/// A running engine; ends when this is dropped or this process ends in whatever way.
+#[derive(Debug)]
+pub struct Engine {
+    part: Part,
+    address: String,
+}
+
+impl Engine {
+    /// Starts an engine and waits until it answers. A `buildkitd` on the PATH is preferred to fetching a Docker Engine. Needs root.
+    pub fn start(options: EngineOptions) -> Result<Engine> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Error::Missing {
+                what: format!("root, to start the engine {}", options.name),
+                remedy: "run as root, or name running engines in CROFT_USE_ENGINES=unix:///…,docker+unix:///…".to_owned(),
+            });
+        }
+        binfmt::enable()?;
+        match parts::find("buildkitd") {
+            Some(program) => Self::start_buildkitd(&program, options),
+            None => Self::start_docker(options),
+        }
+    }
+
+    /// `unix://…` for buildkitd, `docker+unix://…` for Docker Engine.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The socket's path.
+    pub fn socket(&self) -> &Path {
+        Path::new(self.address.split_once("://").map_or("", |(_, path)| path))
+    }
+
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.part.home().join("log")
+    }
+
+    /// Its own folder.
+    pub fn home(&self) -> &Path {
+        self.part.home()
+    }
+
+    fn start_docker(options: EngineOptions) -> Result<Engine> {
+        let parts = EngineParts::find_or_fetch()?;
+        let home = Home::make(&options.place, &options.name)?;
+        let sockets = home.sockets()?;
+        let socket = sockets.join("docker.sock");
+        let names = Names::draw()?;
+        let mut settings = json!({
+            "features": {"containerd-snapshotter": true},
+            "bridge": names.bridge(),
+            "iptables": false, "ip6tables": false, "ip-forward": false, "ip-masq": false,
+            "insecure-registries": ["127.0.0.0/8"],
+            "cgroup-parent": format!("/{}", names.cgroup()),
+            "exec-opts": ["native.cgroupdriver=cgroupfs"],
+        });
+        if let Some(mirror) = options.mirror {
+            settings["registry-mirrors"] = json!([format!("http://{mirror}")]);
+        }
+        let path = home.path().join("daemon.json");
+        fs::write(&path, settings.to_string()).doing("write", &path)?;
+        let mut command = in_namespaces();
+        command
+            .arg(parts.dockerd())
+            .arg("--config-file")
+            .arg(&path)
+            .arg("--data-root")
+            .arg(home.path().join("data"))
+            .arg("--exec-root")
+            .arg(sockets.join("exec"))
+            .arg("--pidfile")
+            .arg(sockets.join("pid"))
+            .arg("--host")
+            .arg(format!("unix://{}", socket.display()));
+        parts.environment(&mut command);
+        let hooks = Some(names.hooks());
+        let mut part = Launch {
+            name: &options.name,
+            home,
+            stop: STOP,
+            hooks,
+            command,
+        }
+        .start()?;
+        let peer = Peer::Unix(socket.clone());
+        part.wait_ready(READY_WITHIN, |_| {
+            let answer = Request::new("GET", "/_ping")
+                .send(&peer)
+                .map_err(|error| error.to_string())?;
+            if answer.status == 200 {
+                Ok(())
+            } else {
+                Err(answer.summary())
+            }
+        })?;
+        Ok(Engine {
+            part,
+            address: format!("docker+unix://{}", socket.display()),
+        })
+    }
+
+    fn start_buildkitd(program: &Program, options: EngineOptions) -> Result<Engine> {
+        let home = Home::make(&options.place, &options.name)?;
+        let sockets = home.sockets()?;
+        let socket = sockets.join("buildkitd.sock");
+        let names = Names::draw()?;
+        let mut settings = String::new();
+        if let Some(mirror) = options.mirror {
+            settings = format!(
+                "[registry.\"docker.io\"]\n  mirrors = [\"{mirror}\"]\n[registry.\"{mirror}\"]\n  http = true\n"
+            );
+        }
+        let path = home.path().join("buildkitd.toml");
+        fs::write(&path, settings).doing("write", &path)?;
+        let mut command = in_namespaces();
+        command
+            .arg(program.path())
+            .arg("--config")
+            .arg(&path)
+            .arg("--root")
+            .arg(home.path().join("data"))
+            .arg("--addr")
+            .arg(format!("unix://{}", socket.display()))
+            .args(["--oci-worker", "true", "--containerd-worker", "false"]);
+        let hooks = Some(names.hooks());
+        let mut part = Launch {
+            name: &options.name,
+            home,
+            stop: STOP,
+            hooks,
+            command,
+        }
+        .start()?;
+        part.wait_ready(READY_WITHIN, |_| {
+            speaks_http2(&socket).map_err(|error| error.to_string())
+        })?;
+        Ok(Engine {
+            part,
+            address: format!("unix://{}", socket.display()),
+        })
+    }
+}
+
+/// An engine's data is thrown away with it, so there is nothing to wait for.
+const STOP: Stop = Stop {
+    signal: "KILL",
+    grace: 10,
+};
+
+/// The start of a command that runs under a first process of its own, which reaps what others leave behind.
+fn in_namespaces() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args(["sh", "-c", "\"$@\" & wait \"$!\"", "engine"]);
+    command
+}
+
+/// What an engine has of the system's: all named after the same random number.
+struct Names {
+    id: String,
+    address: Ipv4Addr,
+}
+
+impl Names {
+    fn draw() -> Result<Names> {
+        let id = random_hex(4)?;
+        // 198.18.0.0/15 is for tests between networks; one /28 of it for each engine.
+        let random = u32::from_str_radix(&id, 16).unwrap_or_default() % (1 << 13);
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + random * 16);
+        Ok(Names { id, address })
+    }
+
+    /// An interface's name has at most 15 characters.
+    fn bridge(&self) -> String {
+        format!("croft{}", self.id)
+    }
+
+    fn cgroup(&self) -> String {
+        format!("croft-{}", self.id)
+    }
+
+    /// The bridge before the engine, its removal after it; and the way in which namespaces end: through their first process, whose
+    /// end `unshare` waits for.
+    fn hooks(&self) -> String {
+        let Names { address, .. } = self;
+        let (bridge, cgroup) = (self.bridge(), self.cgroup());
+        format!(
+            "before() {{\n\
+             \x20   ip link add {bridge} type bridge && ip address add {address}/28 dev {bridge} && ip link set {bridge} up\n\
+             }}\n\
+             stop() {{\n\
+             \x20   for first in $(cat \"/proc/$part/task/$part/children\"); do kill -s \"$1\" \"$first\"; done\n\
+             }}\n\
+             after() {{\n\
+             \x20   ip link delete {bridge}\n\
+             \x20   for group in /sys/fs/cgroup/{cgroup} /sys/fs/cgroup/*/{cgroup}; do\n\
+             \x20       [ ! -d \"$group\" ] || find \"$group\" -depth -type d -exec rmdir {{}} \\;\n\
+             \x20   done\n\
+             }}\n"
+        )
+    }
+}
+
+/// Whether an HTTP/2 server answers the connection preface with its settings.
+fn speaks_http2(socket: &Path) -> std::io::Result<()> {
+    const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+    stream.write_all(&EMPTY_SETTINGS)?;
+    let mut frame = [0; 9];
+    stream.read_exact(&mut frame)?;
+    match frame[3] {
+        4 => Ok(()),
+        other => Err(std::io::Error::other(format!(
+            "HTTP/2 frame of type {other} instead of settings"
+        ))),
+    }
+}

@@ -1,0 +1,188 @@
+//! One running part: a process under a guard that ends it together with its owner, whatever happens to the owner.
+//!
+//! The guard is a small shell script (`guard.sh`), not this program over again, so that any test binary can own parts.
+//! It holds the reading end of a pipe; the writing end lives in [`Part`]. Dropping the part closes the pipe and waits
+//! for the guard, which has by then taken the part down and removed its folder. An owner that dies closes the pipe just the same.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    error::{Doing, Error, Result},
+    home::Home,
+};
+
+/// How much of a log an error shows, in bytes.
+const LOG_TAIL: u64 = 4096;
+/// Between two looks at a part that is not ready yet.
+const POLL: Duration = Duration::from_millis(20);
+/// What the guard may take on top of the part's own grace: removing an engine's data is the long part of it.
+const TEARDOWN: Duration = Duration::from_secs(60);
+
+/// How a part is asked to end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stop {
+    /// A signal's name without SIG.
+    pub signal: &'static str,
+    /// Seconds until KILL.
+    pub grace: u32,
+}
+
+/// What is to be run, and how it is ended.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
+    /// For messages.
+    pub name: &'a str,
+    pub home: Home,
+    pub stop: Stop,
+    /// Shell text that redefines the guard's `before`, `stop` and `after`.
+    pub hooks: Option<String>,
+    pub command: Command,
+}
+
+/// A part that runs until this is dropped or its owner ends.
+#[derive(Debug)]
+pub(crate) struct Part {
+    name: String,
+    guard: Child,
+    pipe: Option<ChildStdin>,
+    grace: Duration,
+    home: PathBuf,
+    log: File,
+}
+
+impl Launch<'_> {
+    /// Starts the part. It may not be ready yet: see [`Part::wait_ready`].
+    pub fn start(self) -> Result<Part> {
+        let home = self.home.path().to_owned();
+        let script = home.join("guard.sh");
+        fs::write(&script, include_str!("guard.sh")).doing("write", &script)?;
+        let hooks = match self.hooks {
+            Some(text) => {
+                let path = home.join("hooks.sh");
+                fs::write(&path, text).doing("write", &path)?;
+                path.into_os_string()
+            }
+            None => OsString::new(),
+        };
+        let log_path = home.join("log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .doing("open", &log_path)?;
+        let mut guard = Command::new("sh");
+        guard
+            .arg(&script)
+            .args([self.stop.signal, &self.stop.grace.to_string()])
+            .arg(&hooks)
+            .arg(&home);
+        guard
+            .arg(self.command.get_program())
+            .args(self.command.get_args());
+        for (key, value) in self.command.get_envs() {
+            match value {
+                Some(value) => guard.env(key, value),
+                None => guard.env_remove(key),
+            };
+        }
+        guard
+            .current_dir(self.command.get_current_dir().unwrap_or(Path::new("/")))
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().doing("open", &log_path)?)
+            .stderr(log)
+            .process_group(0);
+        let mut guard = guard.spawn().doing("run", Path::new("sh"))?;
+        let part = Part {
+            name: self.name.to_owned(),
+            pipe: guard.stdin.take(),
+            guard,
+            grace: Duration::from_secs(self.stop.grace.into()),
+            log: File::open(&log_path).doing("open", &log_path)?,
+            home,
+        };
+        self.home.hand_over();
+        Ok(part)
+    }
+}
+
+impl Part {
+    /// Looks at the part with `probe` until that gives a value; a probe's error says what is not there yet.
+    pub fn wait_ready<T>(
+        &mut self,
+        within: Duration,
+        mut probe: impl FnMut(&str) -> std::result::Result<T, String>,
+    ) -> Result<T> {
+        let started = Instant::now();
+        loop {
+            // The exit is looked at first, so that a stranger on the same port is never taken for this part.
+            if let Some(status) = self
+                .guard
+                .try_wait()
+                .doing("wait for", Path::new(&self.name))?
+            {
+                return Err(Error::Ended {
+                    part: self.name.clone(),
+                    status,
+                    log: self.log_tail(),
+                });
+            }
+            let last = match probe(&self.log_tail()) {
+                Ok(value) => return Ok(value),
+                Err(last) => last,
+            };
+            if started.elapsed() > within {
+                return Err(Error::NotReady {
+                    part: self.name.clone(),
+                    waited: within,
+                    last,
+                    log: self.log_tail(),
+                });
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// The part's own folder; its output is in `log` there.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    fn log_tail(&self) -> String {
+        let mut log = &self.log;
+        let mut tail = Vec::new();
+        let length = log.metadata().map_or(0, |about| about.len());
+        let read = log
+            .seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))
+            .and_then(|_| log.take(LOG_TAIL).read_to_end(&mut tail));
+        match read {
+            Ok(_) => String::from_utf8_lossy(&tail).into_owned(),
+            Err(error) => format!("(unreadable: {error})"),
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        let deadline = Instant::now() + self.grace + TEARDOWN;
+        while let Ok(None) = self.guard.try_wait() {
+            if Instant::now() > deadline {
+                eprintln!(
+                    "croft: {} would not end; its guard is process {}",
+                    self.name,
+                    self.guard.id()
+                );
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+set -eu
+bin=$1 home=$2 user=$3 host=$4 port=$5
+shift 5
+"$bin/initdb" --no-sync --no-instructions --auth=scram-sha-256 --encoding=UTF8 --locale=C \
+    --username="$user" --pwfile="$home/password" --pgdata="$home/data"
+rm "$home/password"
+exec "$bin/postgres" -D "$home/data" -k "$home" -h "$host" -p "$port" -c max_connections=300 -c logging_collector=off "$@"
