@@ -5,17 +5,23 @@
 //! that a whole farm can be simulated in a test. What a stage *is* comes from `croft_planner`; what is stored, sent and logged is the
 //! coordinator's business.
 
+pub mod fleet;
 pub mod ids;
 pub mod lease;
 pub mod lifecycle;
+pub mod place;
 pub mod retry;
+pub mod servable;
 pub mod time;
 
+pub use fleet::{AgentView, FleetView, StageKey};
 pub use ids::{AgentId, AttemptId, BuildId, Project, Token};
 pub use lease::LeaseTerms;
 pub use lifecycle::{
     AttemptEvent, AttemptState, BuildEvent, BuildState, FailureKind, IllegalTransition, StageEvent,
     StageState,
 };
+pub use place::{Decision, Policy, ReadyStage, Reason, Refusal, place};
 pub use retry::{FarmBudget, Retry, retry};
+pub use servable::{Unservable, build_platform, servable};
 pub use time::Timestamp;

@@ -1,0 +1,155 @@
+//! The fleet as a snapshot: what each agent is, does and holds. Advisory: it may be old when something is decided on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use croft_planner::{CacheIdentity, Platform, StageId};
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentId, BuildId, Project, Timestamp};
+
+/// A stage of a build: what is placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StageKey {
+    /// Whose stage it is.
+    pub build: BuildId,
+    /// Its place in the build's plan.
+    pub stage: StageId,
+}
+
+impl fmt::Display for StageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.build, self.stage)
+    }
+}
+
+/// Every agent that the farm knows, away ones too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FleetView {
+    /// In any order: no decision depends on it.
+    pub agents: Vec<AgentView>,
+}
+
+/// Whether an agent's link is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// It is linked to the coordinator.
+    Connected,
+    /// It isn't. It may come back.
+    Away,
+}
+
+/// Whether an agent's engine answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// It does.
+    Healthy,
+    /// It doesn't: no new work until it does.
+    Unhealthy,
+}
+
+/// Whether an agent is to take new work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Duty {
+    /// It is.
+    Active,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentView {
+    /// Its id: the last thing that decides between two agents.
+    pub id: AgentId,
+    /// For people; unique in a farm.
+    pub name: String,
+    /// What its machine is.
+    pub native: Platform,
+    /// What it runs without an emulator, `native` among them.
+    pub platforms: BTreeSet<Platform>,
+    /// What it runs through an emulator and was allowed to.
+    pub emulated: BTreeSet<Platform>,
+    /// How many attempts it runs at once.
+    pub slots: u32,
+    /// Whether its link is up.
+    pub presence: Presence,
+    /// Whether its engine answers.
+    pub health: Health,
+    /// Whether it takes new work.
+    pub duty: Duty,
+    /// Capabilities of its engine's LLB.
+    pub caps: BTreeSet<String>,
+    /// Bytes that are free where its engine keeps its state; `None` if it has not said.
+    pub disk_free: Option<u64>,
+    /// What its engine's cache holds, and what running it took. Attempts that it runs now count as if they were done.
+    pub cache: BTreeMap<CacheIdentity, Duration>,
+    /// The cache mounts that it has filled, of every project.
+    pub mounts: BTreeSet<(Project, String)>,
+    /// When each project last ran something here.
+    pub projects: BTreeMap<Project, Timestamp>,
+    /// When a stage of each name and purpose last ran here: see [`crate::place::ReadyStage::alike`].
+    pub alike: BTreeMap<String, Timestamp>,
+    /// The attempts that it was offered or runs.
+    pub load: Vec<Load>,
+}
+
+/// An attempt that lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// What it runs.
+    pub key: StageKey,
+    /// Whose share of the farm it takes.
+    pub project: Project,
+    /// When it was offered.
+    pub since: Timestamp,
+    /// How long it should take from then on, if that is known.
+    pub expected: Option<Duration>,
+}
+
+impl AgentView {
+    /// Slots that are free: never negative, though an agent may come back with fewer slots than it runs attempts.
+    pub fn free_slots(&self) -> u32 {
+        self.slots
+            .saturating_sub(u32::try_from(self.load.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Whether it could be given work now if it had a free slot.
+    pub fn takes_work(&self) -> bool {
+        self.presence == Presence::Connected
+            && self.health == Health::Healthy
+            && self.duty == Duty::Active
+    }
+
+    /// How it runs these platforms, all of them: `None` if it can't.
+    pub fn runs<'a>(
+        &self,
+        platforms: impl IntoIterator<Item = &'a Platform>,
+    ) -> Option<Nativeness> {
+        let mut how = Nativeness::Native;
+        for platform in platforms {
+            if self.platforms.contains(platform) {
+                continue;
+            }
+            if !self.emulated.contains(platform) {
+                return None;
+            }
+            how = Nativeness::Emulated;
+        }
+        Some(how)
+    }
+}
+
+/// How an agent runs a platform. Native comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nativeness {
+    /// By its own processor.
+    Native,
+    /// Through an emulator.
+    Emulated,
+}

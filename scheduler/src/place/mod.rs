@@ -1,0 +1,208 @@
+//! Placement: which ready stage goes to which agent now, and why; and why the others wait.
+
+mod order;
+mod policy;
+mod reason;
+mod score;
+mod stage;
+
+use std::collections::BTreeMap;
+
+use croft_planner::{EdgeId, StageId};
+
+pub use policy::Policy;
+pub(crate) use reason::Commas;
+pub use reason::{Because, Reason, Refusal, Unfit, Why};
+pub use score::{Cost, Score};
+pub use stage::{Command, ExportedInput, Input, ReadyStage};
+
+use crate::fleet::{AgentView, FleetView, StageKey};
+use crate::servable::Unservable;
+use crate::{AgentId, BuildId, Timestamp};
+use order::Service;
+use score::{Candidate, Desk};
+
+/// What is to be done with a ready stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Offer it to this agent.
+    Placed {
+        /// The stage.
+        key: StageKey,
+        /// Who gets it.
+        agent: AgentId,
+        /// Its inputs that another agent only holds: they must be exported before the offer, and are placed again after that.
+        exports: Vec<EdgeId>,
+        /// Why this agent.
+        reason: Reason,
+    },
+    /// Leave it where it is.
+    Held {
+        /// The stage.
+        key: StageKey,
+        /// Why.
+        why: Refusal,
+    },
+}
+
+impl Decision {
+    /// The stage that it is about.
+    pub fn key(&self) -> StageKey {
+        match self {
+            Decision::Placed { key, .. } | Decision::Held { key, .. } => *key,
+        }
+    }
+}
+
+/// Decides about each of the stages, in the order of service. No slot is given away twice, and the answer depends on nothing but the
+/// arguments (and not on the order of their lists).
+pub fn place(
+    fleet: &FleetView,
+    stages: &[ReadyStage],
+    policy: &Policy,
+    now: Timestamp,
+) -> Vec<Decision> {
+    let mut round = Round::new(fleet, policy, now);
+    let mut service = Service::new(fleet, stages);
+    let mut decisions = Vec::with_capacity(stages.len());
+    while let Some(stage) = service.next() {
+        let decision = round.decide(stage);
+        if matches!(decision, Decision::Placed { .. }) {
+            service.placed(stage);
+        }
+        decisions.push(decision);
+    }
+    decisions
+}
+
+/// One call of [`place`]: the fleet as the decisions so far have changed it.
+struct Round<'a> {
+    fleet: &'a FleetView,
+    by_id: BTreeMap<AgentId, &'a AgentView>,
+    desks: Vec<Desk<'a>>,
+    /// Where the groups of this round's stages went.
+    groups: BTreeMap<(BuildId, StageId), AgentId>,
+    policy: &'a Policy,
+    now: Timestamp,
+}
+
+impl<'a> Round<'a> {
+    fn new(fleet: &'a FleetView, policy: &'a Policy, now: Timestamp) -> Round<'a> {
+        let desks = fleet
+            .agents
+            .iter()
+            .map(|agent| Desk::new(agent, policy, now))
+            .collect();
+        let by_id = fleet.agents.iter().map(|agent| (agent.id, agent)).collect();
+        Round {
+            fleet,
+            by_id,
+            desks,
+            groups: BTreeMap::new(),
+            policy,
+            now,
+        }
+    }
+
+    fn decide(&mut self, stage: &ReadyStage) -> Decision {
+        let key = stage.key;
+        if stage.not_before > self.now {
+            return Decision::Held {
+                key,
+                why: Refusal::Pause,
+            };
+        }
+        let (mut candidates, unfit) = self.candidates(stage);
+        if candidates.is_empty() {
+            return Decision::Held {
+                key,
+                why: self.nobody(stage, unfit),
+            };
+        }
+        candidates.sort_by(|a, b| a.score.cmp(&b.score));
+
+        let pinned = self
+            .pin(stage)
+            .and_then(|agent| candidates.iter().position(|c| c.score.agent == agent));
+        let chosen = &candidates[pinned.unwrap_or(0)];
+        if !self.desks[chosen.desk].has_free_slot() {
+            let why = self.wait(&candidates, chosen, pinned.is_some());
+            self.desks[chosen.desk].queue(&chosen.cost);
+            return Decision::Held { key, why };
+        }
+
+        let mut reason = reason::reason(stage, &candidates, &self.desks);
+        if let Some(place) = pinned.filter(|_| candidates.len() > 1) {
+            reason = reason::reason(stage, &candidates[place..=place], &self.desks);
+            reason.why = Why::Together;
+        }
+        let agent = chosen.score.agent;
+        self.desks[chosen.desk].put(stage, &chosen.cost);
+        if let Some(group) = stage.together {
+            self.groups.entry((key.build, group)).or_insert(agent);
+        }
+        Decision::Placed {
+            key,
+            agent,
+            exports: score::exports(stage, agent),
+            reason,
+        }
+    }
+
+    /// The agents that could take the stage, full ones too, and why each of the others can't.
+    fn candidates(&self, stage: &ReadyStage) -> (Vec<Candidate>, Vec<(String, Unfit)>) {
+        let (mut fit, mut unfit) = (Vec::new(), Vec::new());
+        for (place, desk) in self.desks.iter().enumerate() {
+            match desk.candidate(place, stage, &self.by_id, self.policy, self.now) {
+                Ok(candidate) => fit.push(candidate),
+                Err(why) => unfit.push((desk.agent.name.clone(), why)),
+            }
+        }
+        (fit, unfit)
+    }
+
+    fn pin(&self, stage: &ReadyStage) -> Option<AgentId> {
+        let of_group = stage
+            .together
+            .and_then(|group| self.groups.get(&(stage.key.build, group)).copied());
+        stage.pinned.or(of_group)
+    }
+
+    /// Why a stage waits for `chosen`, which is full. `candidates` are in the order of their scores.
+    fn wait(&self, candidates: &[Candidate], chosen: &Candidate, pinned: bool) -> Refusal {
+        let agent = self.desks[chosen.desk].agent.name.clone();
+        let free = candidates
+            .iter()
+            .find(|candidate| self.desks[candidate.desk].has_free_slot());
+        let because = match free {
+            _ if pinned => Because::Together,
+            None => {
+                let mut agents: Vec<String> = candidates
+                    .iter()
+                    .map(|candidate| self.desks[candidate.desk].agent.name.clone())
+                    .collect();
+                agents.sort();
+                return Refusal::Full { agents };
+            }
+            Some(free) if free.score.nativeness != chosen.score.nativeness => Because::Native,
+            Some(free) if free.score.failures != chosen.score.failures => Because::Failed,
+            Some(free) => Because::Saves(free.score.delay.saturating_sub(chosen.score.delay)),
+        };
+        Refusal::WorthWaiting { agent, because }
+    }
+
+    fn nobody(&self, stage: &ReadyStage, mut unfit: Vec<(String, Unfit)>) -> Refusal {
+        unfit.sort_by(|a, b| a.0.cmp(&b.0));
+        let lacks = unfit.iter().find_map(|(_, why)| match why {
+            Unfit::Capability(cap) => Some(cap.clone()),
+            _ => None,
+        });
+        unfit.retain(|(_, why)| why.may_pass());
+        let platforms = stage.platforms.iter().cloned().collect();
+        Refusal::Nobody {
+            agents: unfit,
+            unservable: Unservable::new(platforms, self.fleet),
+            lacks,
+        }
+    }
+}
