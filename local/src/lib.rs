@@ -4,17 +4,22 @@
 //! Every part is owned: it ends when its value is dropped, and also when the owning process ends, SIGKILL included (see `guard`).
 //! So a part in a `static` is fine, and so is a test that panics.
 
+mod base;
 mod cache;
 mod engine;
 mod error;
 mod guard;
 mod home;
 mod http;
+mod oci;
 mod parts;
 mod ports;
 mod postgres;
 mod registry;
+mod tar;
+mod workbench;
 
+pub use base::{BASE_REPOSITORY, BaseImage};
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
 pub use home::Place;
@@ -22,3 +27,4 @@ pub use parts::{Program, buildx, skopeo};
 pub use ports::Ports;
 pub use postgres::{Durability, Postgres, PostgresOptions};
 pub use registry::{Access, Credentials, Registry, RegistryOptions};
+pub use workbench::Workbench;
