@@ -38,10 +38,20 @@ pub struct CoordinatorConfig {
     #[arg(long, env = "CROFT_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// This agent's certificate (PEM)
-    #[arg(long, env = "CROFT_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(
+        long,
+        env = "CROFT_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
     pub tls_cert: Option<PathBuf>,
     /// The key of this agent's certificate (PEM)
-    #[arg(long, env = "CROFT_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(
+        long,
+        env = "CROFT_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
     pub tls_key: Option<PathBuf>,
     /// The name in the coordinator's certificate, where it is not the URL's host
     #[arg(long, env = "CROFT_TLS_SERVER_NAME", value_name = "NAME")]
@@ -76,10 +86,20 @@ pub struct IdentityConfig {
     #[arg(long, env = "CROFT_AGENT_NAME")]
     pub name: Option<String>,
     /// A label that builds can ask for, key=value; may be given several times
-    #[arg(long = "label", env = "CROFT_LABELS", value_name = "KEY=VALUE", value_delimiter = ',')]
+    #[arg(
+        long = "label",
+        env = "CROFT_LABELS",
+        value_name = "KEY=VALUE",
+        value_delimiter = ','
+    )]
     pub labels: Vec<Label>,
     /// The agent's own folder; its disk is watched if the engine's is not known
-    #[arg(long, env = "CROFT_STATE_DIR", value_name = "DIR", default_value = "/var/lib/croft-agent")]
+    #[arg(
+        long,
+        env = "CROFT_STATE_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/croft-agent"
+    )]
     pub state_dir: PathBuf,
 }
 
@@ -107,8 +127,9 @@ pub enum LogFormat {
 }
 
 fn platform(text: &str) -> Result<Platform, String> {
-    croft_buildkit::platform::parse(text)
-        .ok_or_else(|| "a platform is os/arch or os/arch/variant, as in linux/amd64 or linux/arm/v7".to_owned())
+    croft_buildkit::platform::parse(text).ok_or_else(|| {
+        "a platform is os/arch or os/arch/variant, as in linux/amd64 or linux/arm/v7".to_owned()
+    })
 }
 
 /// One label.
@@ -123,9 +144,10 @@ impl FromStr for Label {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
-            Some((key, value)) if !key.is_empty() => {
-                Ok(Self { key: key.to_owned(), value: value.to_owned() })
-            }
+            Some((key, value)) if !key.is_empty() => Ok(Self {
+                key: key.to_owned(),
+                value: value.to_owned(),
+            }),
             _ => Err("a label is key=value".to_owned()),
         }
     }
@@ -138,7 +160,9 @@ pub enum ConfigError {
     #[error("--coordinator {0}: give it as http://host:port or https://host:port")]
     Scheme(http::Uri),
     /// TLS without an authority.
-    #[error("--coordinator {0} wants TLS: name the authority that signed the coordinator's certificate with --tls-ca")]
+    #[error(
+        "--coordinator {0} wants TLS: name the authority that signed the coordinator's certificate with --tls-ca"
+    )]
     NoAuthority(http::Uri),
     /// Certificates without TLS.
     #[error("--tls-ca, --tls-cert and --tls-key need an https:// coordinator, not {0}")]
@@ -176,7 +200,11 @@ impl CoordinatorConfig {
         };
         if !encrypted {
             let unused = self.tls_ca.is_some() || self.tls_cert.is_some();
-            return if unused { Err(ConfigError::NoTls(self.url.clone())) } else { Ok(endpoint) };
+            return if unused {
+                Err(ConfigError::NoTls(self.url.clone()))
+            } else {
+                Ok(endpoint)
+            };
         }
         let Some(ca) = &self.tls_ca else {
             return Err(ConfigError::NoAuthority(self.url.clone()));
@@ -193,7 +221,10 @@ impl CoordinatorConfig {
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(path).map_err(|source| ConfigError::File { path: path.clone(), source })
+    std::fs::read(path).map_err(|source| ConfigError::File {
+        path: path.clone(),
+        source,
+    })
 }
 
 impl EngineConfig {
@@ -210,7 +241,8 @@ impl EngineConfig {
     /// How many attempts run at once.
     pub fn slots(&self) -> u32 {
         self.slots.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+            std::thread::available_parallelism()
+                .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
         })
     }
 }
@@ -221,15 +253,20 @@ impl IdentityConfig {
         match &self.name {
             Some(name) => Ok(name.clone()),
             None => {
-                let name = nix::unistd::gethostname().map_err(|error| ConfigError::Name(error.to_string()))?;
-                name.into_string().map_err(|name| ConfigError::Name(name.to_string_lossy().into_owned()))
+                let name = nix::unistd::gethostname()
+                    .map_err(|error| ConfigError::Name(error.to_string()))?;
+                name.into_string()
+                    .map_err(|name| ConfigError::Name(name.to_string_lossy().into_owned()))
             }
         }
     }
 
     /// The labels by key; of two with one key the last counts.
     pub fn labels(&self) -> BTreeMap<String, String> {
-        self.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect()
+        self.labels
+            .iter()
+            .map(|label| (label.key.clone(), label.value.clone()))
+            .collect()
     }
 }
 
@@ -244,40 +281,80 @@ mod tests {
     #[test]
     fn an_https_coordinator_needs_an_authority_to_trust() {
         let config = parse(&["--coordinator", "https://farm:8373"]);
-        assert!(matches!(config.coordinator.endpoint(), Err(ConfigError::NoAuthority(_))));
+        assert!(matches!(
+            config.coordinator.endpoint(),
+            Err(ConfigError::NoAuthority(_))
+        ));
     }
 
     #[test]
     fn certificates_are_not_silently_unused() {
         let config = parse(&["--coordinator", "http://farm:8373", "--tls-ca", "/ca.pem"]);
-        assert!(matches!(config.coordinator.endpoint(), Err(ConfigError::NoTls(_))));
+        assert!(matches!(
+            config.coordinator.endpoint(),
+            Err(ConfigError::NoTls(_))
+        ));
     }
 
     #[test]
     fn a_coordinator_without_a_scheme_is_told_how_to_write_it() {
         let config = parse(&["--coordinator", "farm:8373"]);
-        assert!(matches!(config.coordinator.endpoint(), Err(ConfigError::Scheme(_))));
+        assert!(matches!(
+            config.coordinator.endpoint(),
+            Err(ConfigError::Scheme(_))
+        ));
     }
 
     #[test]
     fn a_missing_certificate_is_named() {
-        let config = parse(&["--coordinator", "https://farm:8373", "--tls-ca", "/nowhere/ca.pem"]);
-        let error = config.coordinator.endpoint().expect_err("no such file").to_string();
+        let config = parse(&[
+            "--coordinator",
+            "https://farm:8373",
+            "--tls-ca",
+            "/nowhere/ca.pem",
+        ]);
+        let error = config
+            .coordinator
+            .endpoint()
+            .expect_err("no such file")
+            .to_string();
         assert!(error.contains("/nowhere/ca.pem"), "{error}");
     }
 
     #[test]
     fn labels_are_pairs_and_the_last_of_a_key_counts() {
-        let config = parse(&["--coordinator", "http://f:1", "--label", "disk=ssd", "--label", "disk=nvme,zone=a"]);
+        let config = parse(&[
+            "--coordinator",
+            "http://f:1",
+            "--label",
+            "disk=ssd",
+            "--label",
+            "disk=nvme,zone=a",
+        ]);
         let labels: Vec<_> = config.identity.labels().into_iter().collect();
-        assert_eq!(labels, [("disk".into(), "nvme".into()), ("zone".into(), "a".into())]);
-        let bad = Config::try_parse_from(["croft-agent", "--coordinator", "http://f:1", "--label", "=x"]);
+        assert_eq!(
+            labels,
+            [("disk".into(), "nvme".into()), ("zone".into(), "a".into())]
+        );
+        let bad = Config::try_parse_from([
+            "croft-agent",
+            "--coordinator",
+            "http://f:1",
+            "--label",
+            "=x",
+        ]);
         assert!(bad.is_err());
     }
 
     #[test]
     fn a_platform_must_look_like_one() {
-        let bad = Config::try_parse_from(["croft-agent", "--coordinator", "http://f:1", "--platform", "arm64"]);
+        let bad = Config::try_parse_from([
+            "croft-agent",
+            "--coordinator",
+            "http://f:1",
+            "--platform",
+            "arm64",
+        ]);
         assert!(bad.is_err());
     }
 }

@@ -46,14 +46,24 @@ fn context(context: Option<v1::BuildContext>) -> Result<Arc<BuildContext>, Malfo
         return Err(Malformed::Missing("a build without an id"));
     }
     let policy = &context.source_policy;
-    let source_policy = if policy.is_empty() { None } else { Some(decode("source policy", policy)?) };
+    let source_policy = if policy.is_empty() {
+        None
+    } else {
+        Some(decode("source policy", policy)?)
+    };
     let imports = context.cache_imports.iter();
     Ok(Arc::new(BuildContext {
         build: context.build.into(),
-        sessions: context.sessions.into_iter().map(session).collect::<Result<_, _>>()?,
+        sessions: context
+            .sessions
+            .into_iter()
+            .map(session)
+            .collect::<Result<_, _>>()?,
         entitlements: context.entitlements,
         source_policy,
-        cache_imports: imports.map(|entry| decode("cache import", entry)).collect::<Result<_, _>>()?,
+        cache_imports: imports
+            .map(|entry| decode("cache import", entry))
+            .collect::<Result<_, _>>()?,
         traceparent: Some(context.traceparent).filter(|parent| !parent.is_empty()),
     }))
 }
@@ -71,8 +81,16 @@ fn output(output: v1::Output) -> Result<Output, Malformed> {
     let bytes = output.definition;
     Ok(Output {
         id: output.id.into(),
-        definition: if bytes.is_empty() { None } else { Some(decode("definition", &bytes)?) },
-        export: output.export.map(|export| Export { kind: export.r#type, attrs: export.attrs, title: export.title }),
+        definition: if bytes.is_empty() {
+            None
+        } else {
+            Some(decode("definition", &bytes)?)
+        },
+        export: output.export.map(|export| Export {
+            kind: export.r#type,
+            attrs: export.attrs,
+            title: export.title,
+        }),
     })
 }
 
@@ -85,7 +103,11 @@ pub fn offer(offer: v1::Offer) -> (AttemptId, Token, Result<Offer, Malformed>) {
             token,
             stage: offer.stage,
             context: context(offer.context)?,
-            outputs: offer.outputs.into_iter().map(output).collect::<Result<_, _>>()?,
+            outputs: offer
+                .outputs
+                .into_iter()
+                .map(output)
+                .collect::<Result<_, _>>()?,
         })
     };
     let read = read();
@@ -96,26 +118,42 @@ pub fn offer(offer: v1::Offer) -> (AttemptId, Token, Result<Offer, Malformed>) {
 pub fn request(request: v1::Request) -> (RequestId, Result<Option<Question>, Malformed>) {
     use v1::request::Request as Asked;
     let read = || -> Result<Option<Question>, Malformed> {
-        Ok(Some(match request.request.ok_or(Malformed::Missing("an empty request"))? {
-            Asked::FrontendSolve(asked) => {
-                Question::Frontend(context(asked.context)?, decode("frontend request", &asked.request)?)
-            }
-            Asked::Gateway(asked) => {
-                let question = match asked.method.as_str() {
-                    "ResolveImageConfig" => GatewayQuestion::ImageConfig(decode("gateway request", &asked.request)?),
-                    "ResolveSourceMeta" => GatewayQuestion::SourceMeta(decode("gateway request", &asked.request)?),
-                    _ => return Err(Malformed::Method(asked.method)),
-                };
-                Question::Gateway(context(asked.context)?, question)
-            }
-            Asked::Export(asked) => {
-                let output = output(asked.output.ok_or(Malformed::Missing("an export of nothing"))?)?;
-                Question::Export(context(asked.context)?, output)
-            }
-            Asked::DiskUsage(asked) => Question::DiskUsage(decode("disk usage request", &asked)?),
-            Asked::Prune(asked) => Question::Prune(decode("prune request", &asked)?),
-            Asked::Cancel(v1::CancelRequest {}) => return Ok(None),
-        }))
+        Ok(Some(
+            match request
+                .request
+                .ok_or(Malformed::Missing("an empty request"))?
+            {
+                Asked::FrontendSolve(asked) => Question::Frontend(
+                    context(asked.context)?,
+                    decode("frontend request", &asked.request)?,
+                ),
+                Asked::Gateway(asked) => {
+                    let question = match asked.method.as_str() {
+                        "ResolveImageConfig" => {
+                            GatewayQuestion::ImageConfig(decode("gateway request", &asked.request)?)
+                        }
+                        "ResolveSourceMeta" => {
+                            GatewayQuestion::SourceMeta(decode("gateway request", &asked.request)?)
+                        }
+                        _ => return Err(Malformed::Method(asked.method)),
+                    };
+                    Question::Gateway(context(asked.context)?, question)
+                }
+                Asked::Export(asked) => {
+                    let output = output(
+                        asked
+                            .output
+                            .ok_or(Malformed::Missing("an export of nothing"))?,
+                    )?;
+                    Question::Export(context(asked.context)?, output)
+                }
+                Asked::DiskUsage(asked) => {
+                    Question::DiskUsage(decode("disk usage request", &asked)?)
+                }
+                Asked::Prune(asked) => Question::Prune(decode("prune request", &asked)?),
+                Asked::Cancel(v1::CancelRequest {}) => return Ok(None),
+            },
+        ))
     };
     let read = read();
     (request.id.into(), read)
@@ -123,7 +161,12 @@ pub fn request(request: v1::Request) -> (RequestId, Result<Option<Question>, Mal
 
 /// Held attempts as `Hello` and `Heartbeat` name them.
 pub fn held(held: Vec<(AttemptId, Token)>) -> Vec<v1::Held> {
-    held.into_iter().map(|(attempt, Token(token))| v1::Held { attempt: attempt.into(), token }).collect()
+    held.into_iter()
+        .map(|(attempt, Token(token))| v1::Held {
+            attempt: attempt.into(),
+            token,
+        })
+        .collect()
 }
 
 /// A failure as the coordinator reads it.
@@ -133,13 +176,20 @@ pub fn failure(failure: Failure) -> v1::Failure {
         Blame::Farm => v1::failure::Kind::Farm,
         Blame::Cancelled => v1::failure::Kind::Cancelled,
     };
-    v1::Failure { kind: kind.into(), message: failure.message, status: failure.status }
+    v1::Failure {
+        kind: kind.into(),
+        message: failure.message,
+        status: failure.status,
+    }
 }
 
 /// A report as a message.
 pub fn report(report: Report) -> v1::AgentMessage {
     message(match report {
-        Report::Accepted(attempt, Token(token)) => FromAgent::Accepted(v1::Accepted { attempt: attempt.into(), token }),
+        Report::Accepted(attempt, Token(token)) => FromAgent::Accepted(v1::Accepted {
+            attempt: attempt.into(),
+            token,
+        }),
         Report::OutputReady(attempt, Token(token), output, exporter_response) => {
             FromAgent::OutputReady(v1::OutputReady {
                 attempt: attempt.into(),
@@ -156,17 +206,24 @@ pub fn report(report: Report) -> v1::AgentMessage {
                 }),
                 Outcome::Failed(why) => v1::finished::Result::Failure(failure(why)),
             };
-            FromAgent::Finished(v1::Finished { attempt: attempt.into(), token, result: Some(result) })
+            FromAgent::Finished(v1::Finished {
+                attempt: attempt.into(),
+                token,
+                result: Some(result),
+            })
         }
-        Report::KeeperClosed(build, reason) => {
-            FromAgent::KeeperClosed(v1::KeeperClosed { build: build.into(), reason })
-        }
+        Report::KeeperClosed(build, reason) => FromAgent::KeeperClosed(v1::KeeperClosed {
+            build: build.into(),
+            reason,
+        }),
     })
 }
 
 /// Progress as a message.
 pub fn progress(source: Source, status: &StatusResponse) -> v1::AgentMessage {
-    let (attempt, output) = source.export.map_or_else(Default::default, |(of, output)| (of, output.into()));
+    let (attempt, output) = source
+        .export
+        .map_or_else(Default::default, |(of, output)| (of, output.into()));
     message(FromAgent::Progress(v1::Progress {
         build: source.build.into(),
         attempt,
@@ -177,7 +234,9 @@ pub fn progress(source: Source, status: &StatusResponse) -> v1::AgentMessage {
 
 /// Wraps a message.
 pub fn message(message: FromAgent) -> v1::AgentMessage {
-    v1::AgentMessage { message: Some(message) }
+    v1::AgentMessage {
+        message: Some(message),
+    }
 }
 
 /// What an exporter answered.
@@ -203,10 +262,16 @@ mod tests {
             token: 3,
             context: Some(v1::BuildContext {
                 build: "b".into(),
-                sessions: vec![v1::Session { id: "s".into(), ..Default::default() }],
+                sessions: vec![v1::Session {
+                    id: "s".into(),
+                    ..Default::default()
+                }],
                 ..Default::default()
             }),
-            outputs: vec![v1::Output { id: "o".into(), ..Default::default() }],
+            outputs: vec![v1::Output {
+                id: "o".into(),
+                ..Default::default()
+            }],
             ..Default::default()
         }
     }
@@ -224,7 +289,9 @@ mod tests {
         let mut bad = [good(), good(), good(), good()];
         bad[0].context = None;
         bad[1].outputs[0].definition = b"\xff".to_vec();
-        bad[2].context.as_mut().expect("there").sessions[0].id.clear();
+        bad[2].context.as_mut().expect("there").sessions[0]
+            .id
+            .clear();
         bad[3].context.as_mut().expect("there").source_policy = b"\xff".to_vec();
         for bad in bad {
             let (attempt, token, read) = offer(bad);
@@ -236,11 +303,21 @@ mod tests {
     #[test]
     fn only_read_only_questions_reach_the_gateway() {
         let ask = |method: &str| {
-            let gateway = v1::GatewayCall { method: method.into(), context: good().context, request: Vec::new() };
-            let asked = v1::Request { id: "r".into(), request: Some(v1::request::Request::Gateway(gateway)) };
+            let gateway = v1::GatewayCall {
+                method: method.into(),
+                context: good().context,
+                request: Vec::new(),
+            };
+            let asked = v1::Request {
+                id: "r".into(),
+                request: Some(v1::request::Request::Gateway(gateway)),
+            };
             request(asked).1
         };
-        assert!(matches!(ask("ResolveImageConfig"), Ok(Some(Question::Gateway(..)))));
+        assert!(matches!(
+            ask("ResolveImageConfig"),
+            Ok(Some(Question::Gateway(..)))
+        ));
         assert!(matches!(ask("Return"), Err(Malformed::Method(_))));
     }
 }

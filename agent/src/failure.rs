@@ -35,7 +35,11 @@ pub struct Failure {
 impl Failure {
     /// The farm's own, without an engine's word.
     pub fn farm(message: impl Into<String>) -> Self {
-        Self { blame: Blame::Farm, message: message.into(), status: Vec::new() }
+        Self {
+            blame: Blame::Farm,
+            message: message.into(),
+            status: Vec::new(),
+        }
     }
 
     /// The end of what was told to stop.
@@ -45,7 +49,11 @@ impl Failure {
             StopReason::LeaseLost => (Blame::Cancelled, "the lease was lost".to_owned()),
             StopReason::AgentEnds => (Blame::Farm, "the agent was stopped".to_owned()),
         };
-        Self { blame, message, status: Vec::new() }
+        Self {
+            blame,
+            message,
+            status: Vec::new(),
+        }
     }
 
     /// What an engine answered to something that has nothing to do with stage images.
@@ -55,7 +63,11 @@ impl Failure {
             // Nobody on this side cancelled, or the answer would not have been waited for: the engine did.
             Fault::Engine | Fault::Session | Fault::Cancelled => Blame::Farm,
         };
-        Self { blame, message: one_line(status.message()), status: errors::encode(status) }
+        Self {
+            blame,
+            message: one_line(status.message()),
+            status: errors::encode(status),
+        }
     }
 
     /// What an engine answered to the solving or the export of `output`. `stages` are the farm's own images, whose registry is the
@@ -92,29 +104,45 @@ impl From<String> for StageRegistry {
 impl StageRegistry {
     /// Whether `image` is one of the farm's stage images.
     fn holds(&self, image: &str) -> bool {
-        self.0.as_deref().and_then(|place| image.strip_prefix(place)).is_some_and(|rest| rest.starts_with('/'))
+        self.0
+            .as_deref()
+            .and_then(|place| image.strip_prefix(place))
+            .is_some_and(|rest| rest.starts_with('/'))
     }
 
     fn is_to_blame(&self, status: &Status, output: &Output) -> bool {
         let Some(place) = &self.0 else { return false };
         let host = place.split('/').next().unwrap_or(place);
         // A command may print what it likes, and its exit code is its own.
-        if !status.message().contains(host) || status.message().contains("did not complete successfully") {
+        if !status.message().contains(host)
+            || status.message().contains("did not complete successfully")
+        {
             return false;
         }
-        let pushes = output.export.as_ref().and_then(|export| export.attrs.get("name")).is_some_and(|names| {
-            names.split(',').any(|name| self.holds(name.trim()))
-        });
-        pushes || output.definition.as_ref().is_some_and(|definition| self.feeds(definition))
+        let pushes = output
+            .export
+            .as_ref()
+            .and_then(|export| export.attrs.get("name"))
+            .is_some_and(|names| names.split(',').any(|name| self.holds(name.trim())));
+        pushes
+            || output
+                .definition
+                .as_ref()
+                .is_some_and(|definition| self.feeds(definition))
     }
 
     fn feeds(&self, definition: &pb::Definition) -> bool {
-        definition.def.iter().filter_map(|op| pb::Op::decode(op.as_slice()).ok()).any(|op| match op.op {
-            Some(Kind::Source(source)) => {
-                source.identifier.strip_prefix("docker-image://").is_some_and(|image| self.holds(image))
-            }
-            _ => false,
-        })
+        definition
+            .def
+            .iter()
+            .filter_map(|op| pb::Op::decode(op.as_slice()).ok())
+            .any(|op| match op.op {
+                Some(Kind::Source(source)) => source
+                    .identifier
+                    .strip_prefix("docker-image://")
+                    .is_some_and(|image| self.holds(image)),
+                _ => false,
+            })
     }
 }
 
@@ -123,51 +151,97 @@ mod tests {
     use super::*;
     use crate::work::Export;
 
-    const PUSH_REFUSED: &str = "failed to push stages.farm:5000/p/x: unexpected status: 500 Internal Server Error";
+    const PUSH_REFUSED: &str =
+        "failed to push stages.farm:5000/p/x: unexpected status: 500 Internal Server Error";
 
     fn output(export_to: Option<&str>, from: Option<&str>) -> Output {
         let source = from.map(|from| {
-            let source = pb::SourceOp { identifier: format!("docker-image://{from}"), ..Default::default() };
-            let op = pb::Op { op: Some(Kind::Source(source)), ..Default::default() };
-            pb::Definition { def: vec![op.encode_to_vec()], ..Default::default() }
+            let source = pb::SourceOp {
+                identifier: format!("docker-image://{from}"),
+                ..Default::default()
+            };
+            let op = pb::Op {
+                op: Some(Kind::Source(source)),
+                ..Default::default()
+            };
+            pb::Definition {
+                def: vec![op.encode_to_vec()],
+                ..Default::default()
+            }
         });
         let export = export_to.map(|name| Export {
             kind: "image".into(),
             attrs: [("name".to_owned(), name.to_owned())].into(),
             title: String::new(),
         });
-        Output { id: "o".to_owned().into(), definition: source, export }
+        Output {
+            id: "o".to_owned().into(),
+            definition: source,
+            export,
+        }
     }
 
     fn check(message: &str, output: &Output, expect: Blame) {
         let stages = StageRegistry::from("stages.farm:5000/p".to_owned());
-        assert_eq!(Failure::of_output(&Status::unknown(message), output, &stages).blame, expect, "{message}");
+        assert_eq!(
+            Failure::of_output(&Status::unknown(message), output, &stages).blame,
+            expect,
+            "{message}"
+        );
     }
 
     #[test]
     fn a_failing_stage_registry_is_the_farms_fault() {
-        check(PUSH_REFUSED, &output(Some("stages.farm:5000/p/x"), None), Blame::Farm);
-        let pull = "failed to resolve source metadata for stages.farm:5000/p/x@sha256:00: not found";
-        check(pull, &output(Some("user.example/app"), Some("stages.farm:5000/p/x@sha256:00")), Blame::Farm);
+        check(
+            PUSH_REFUSED,
+            &output(Some("stages.farm:5000/p/x"), None),
+            Blame::Farm,
+        );
+        let pull =
+            "failed to resolve source metadata for stages.farm:5000/p/x@sha256:00: not found";
+        check(
+            pull,
+            &output(
+                Some("user.example/app"),
+                Some("stages.farm:5000/p/x@sha256:00"),
+            ),
+            Blame::Farm,
+        );
     }
 
     #[test]
     fn a_users_own_registry_is_not() {
-        check("failed to push user.example/app: 403 Forbidden", &output(Some("user.example/app"), None), Blame::Build);
+        check(
+            "failed to push user.example/app: 403 Forbidden",
+            &output(Some("user.example/app"), None),
+            Blame::Build,
+        );
         // Another project of the same registry.
-        check(PUSH_REFUSED, &output(Some("stages.farm:5000/pp/x"), None), Blame::Build);
+        check(
+            PUSH_REFUSED,
+            &output(Some("stages.farm:5000/pp/x"), None),
+            Blame::Build,
+        );
     }
 
     #[test]
     fn a_command_that_speaks_of_the_stage_registry_fails_by_itself() {
         let message = "process \"/bin/sh -c wget stages.farm:5000\" did not complete successfully: exit code: 1";
-        check(message, &output(None, Some("stages.farm:5000/p/x@sha256:00")), Blame::Build);
+        check(
+            message,
+            &output(None, Some("stages.farm:5000/p/x@sha256:00")),
+            Blame::Build,
+        );
     }
 
     #[test]
     fn without_a_stage_registry_nothing_is_its_fault() {
         let output = output(Some("stages.farm:5000/p/x"), None);
-        let failure = Failure::of_output(&Status::unknown(PUSH_REFUSED), &output, &StageRegistry::from(String::new()));
+        let failure = Failure::of_output(
+            &Status::unknown(PUSH_REFUSED),
+            &output,
+            &StageRegistry::from(String::new()),
+        );
         assert_eq!(failure.blame, Blame::Build);
     }
 
@@ -176,6 +250,9 @@ mod tests {
         let status = Status::not_found("no such\n  file");
         let failure = Failure::of_engine(&status);
         assert_eq!(failure.message, "no such file");
-        assert_eq!(errors::decode(&failure.status).expect("a status").message(), status.message());
+        assert_eq!(
+            errors::decode(&failure.status).expect("a status").message(),
+            status.message()
+        );
     }
 }

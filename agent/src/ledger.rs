@@ -142,7 +142,13 @@ impl Ledger {
         if inner.attempts.contains_key(&offer.attempt) {
             return Err(Refusal::Known);
         }
-        if inner.attempts.values().filter(|entry| !entry.finished).count() >= self.slots {
+        if inner
+            .attempts
+            .values()
+            .filter(|entry| !entry.finished)
+            .count()
+            >= self.slots
+        {
             return Err(Refusal::NoSlot);
         }
         let stop = Stop::default();
@@ -157,25 +163,40 @@ impl Ledger {
                 finished: false,
             },
         );
-        inner.reports.push_back(Report::Accepted(offer.attempt.clone(), offer.token));
+        inner
+            .reports
+            .push_back(Report::Accepted(offer.attempt.clone(), offer.token));
         drop(inner);
         self.reported.notify_one();
         Ok(stop)
     }
 
     /// Says that an output is there. Nothing, if the attempt is lost.
-    pub fn output_ready(&self, attempt: &AttemptId, output: OutputId, response: HashMap<String, String>) {
-        self.say(attempt, |token| Report::OutputReady(attempt.clone(), token, output, response));
+    pub fn output_ready(
+        &self,
+        attempt: &AttemptId,
+        output: OutputId,
+        response: HashMap<String, String>,
+    ) {
+        self.say(attempt, |token| {
+            Report::OutputReady(attempt.clone(), token, output, response)
+        });
     }
 
     /// Says that the attempt is over, which frees its slot. Nothing, if the attempt is lost.
     pub fn finish(&self, attempt: &AttemptId, outcome: Outcome) {
-        self.say(attempt, |token| Report::Finished(attempt.clone(), token, outcome));
+        self.say(attempt, |token| {
+            Report::Finished(attempt.clone(), token, outcome)
+        });
     }
 
     fn say(&self, attempt: &AttemptId, report: impl FnOnce(Token) -> Report) {
         let mut inner = self.lock();
-        let Some(entry) = inner.attempts.get_mut(attempt).filter(|entry| !entry.finished) else {
+        let Some(entry) = inner
+            .attempts
+            .get_mut(attempt)
+            .filter(|entry| !entry.finished)
+        else {
             return;
         };
         let report = report(entry.token);
@@ -194,7 +215,11 @@ impl Ledger {
 
     /// All attempts that run or whose result may not have arrived.
     pub fn held(&self) -> Vec<(AttemptId, Token)> {
-        self.lock().attempts.iter().map(|(attempt, entry)| (attempt.clone(), entry.token)).collect()
+        self.lock()
+            .attempts
+            .iter()
+            .map(|(attempt, entry)| (attempt.clone(), entry.token))
+            .collect()
     }
 
     /// The coordinator's answer to the heartbeat that went out at `sent` and named `named`: what isn't renewed is forgotten and stopped.
@@ -207,7 +232,9 @@ impl Ledger {
                 }
             } else if let Some(entry) = inner.attempts.remove(attempt) {
                 entry.stop.now(StopReason::LeaseLost);
-                inner.reports.retain(|report| report.attempt() != Some(attempt));
+                inner
+                    .reports
+                    .retain(|report| report.attempt() != Some(attempt));
             }
         }
     }
@@ -225,7 +252,12 @@ impl Ledger {
             }
             !overdue(entry)
         });
-        inner.attempts.values().filter(|entry| !entry.finished).map(|entry| entry.renewed + lease).min()
+        inner
+            .attempts
+            .values()
+            .filter(|entry| !entry.finished)
+            .map(|entry| entry.renewed + lease)
+            .min()
     }
 
     /// Tells one attempt to stop.
@@ -237,7 +269,12 @@ impl Ledger {
 
     /// Tells all attempts of a build to stop.
     pub fn cancel_build(&self, build: &BuildId, reason: &str) {
-        for entry in self.lock().attempts.values().filter(|entry| entry.build == *build) {
+        for entry in self
+            .lock()
+            .attempts
+            .values()
+            .filter(|entry| entry.build == *build)
+        {
             entry.stop.now(StopReason::Cancelled(reason.to_owned()));
         }
     }
@@ -252,7 +289,11 @@ impl Ledger {
     /// Begins anew on a new connection: all that is still held is said again, in order.
     pub fn replay(&self) {
         let mut inner = self.lock();
-        inner.reports = inner.attempts.values().flat_map(|entry| entry.said.iter().cloned()).collect();
+        inner.reports = inner
+            .attempts
+            .values()
+            .flat_map(|entry| entry.said.iter().cloned())
+            .collect();
         drop(inner);
         self.reported.notify_one();
     }
@@ -276,7 +317,9 @@ impl Ledger {
 impl Report {
     fn attempt(&self) -> Option<&AttemptId> {
         match self {
-            Self::Accepted(attempt, ..) | Self::OutputReady(attempt, ..) | Self::Finished(attempt, ..) => Some(attempt),
+            Self::Accepted(attempt, ..)
+            | Self::OutputReady(attempt, ..)
+            | Self::Finished(attempt, ..) => Some(attempt),
             Self::KeeperClosed(..) => None,
         }
     }
@@ -303,7 +346,13 @@ mod tests {
             cache_imports: Vec::new(),
             traceparent: None,
         };
-        Offer { attempt: id(attempt), token: Token(7), stage: "s".into(), context: Arc::new(context), outputs: Vec::new() }
+        Offer {
+            attempt: id(attempt),
+            token: Token(7),
+            stage: "s".into(),
+            context: Arc::new(context),
+            outputs: Vec::new(),
+        }
     }
 
     fn ledger(slots: u32) -> Ledger {
@@ -339,7 +388,17 @@ mod tests {
         ledger.output_ready(&id("a"), "o".to_owned().into(), HashMap::new());
         ledger.finish(&id("a"), done());
         let said = reports(&ledger);
-        assert!(matches!(said[..], [Report::Accepted(..), Report::OutputReady(..), Report::Finished(..)]), "{said:?}");
+        assert!(
+            matches!(
+                said[..],
+                [
+                    Report::Accepted(..),
+                    Report::OutputReady(..),
+                    Report::Finished(..)
+                ]
+            ),
+            "{said:?}"
+        );
         ledger.replay();
         assert_eq!(reports(&ledger), said[1..]);
         ledger.renew(&[id("a")], &HashSet::new(), now);
@@ -389,11 +448,16 @@ mod tests {
     #[test]
     fn the_first_reason_to_stop_counts() {
         let ledger = ledger(1);
-        let stop = ledger.accept(&offer("a"), Instant::now()).expect("a free slot");
+        let stop = ledger
+            .accept(&offer("a"), Instant::now())
+            .expect("a free slot");
         ledger.cancel_build(&"other".to_owned().into(), "not ours");
         assert_eq!(stop.requested().now_or_never(), None);
         ledger.cancel(&id("a"), "no longer needed");
         ledger.end();
-        assert_eq!(stop.requested().now_or_never(), Some(StopReason::Cancelled("no longer needed".into())));
+        assert_eq!(
+            stop.requested().now_or_never(),
+            Some(StopReason::Cancelled("no longer needed".into()))
+        );
     }
 }

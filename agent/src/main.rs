@@ -1,1 +1,74 @@
-fn main() {}
+//! The program `croft-agent`: reads its configuration, then serves until it is told to stop.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use croft_agent::{
+    agent::{Agent, Emulation, Options},
+    config::Config,
+    link,
+    telemetry::Telemetry,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("croft-agent: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("croft-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let name = config.identity.name()?;
+    let coordinator = config.coordinator.endpoint()?;
+    let address = config.engine.address()?;
+    let telemetry = Telemetry::start(&config.telemetry, &name)?;
+    let options = Options {
+        name,
+        slots: config.engine.slots(),
+        labels: config.identity.labels(),
+        emulate: if config.engine.emulate {
+            Emulation::Offered
+        } else {
+            Emulation::Refused
+        },
+        pretended: config.engine.platform.clone(),
+        engine_root: config.engine.root.clone(),
+        state_dir: config.identity.state_dir.clone(),
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
+    let agent = Agent::new(options, &address, &coordinator).await?;
+    let leaving = CancellationToken::new();
+    let served = link::serve(&agent, &coordinator, &leaving);
+    tokio::pin!(served);
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    };
+    let result = tokio::select! {
+        served = &mut served => {
+            agent.end().await;
+            served
+        }
+        () = async { stopped.await; agent.end().await; leaving.cancel() } => served.await,
+    };
+    telemetry.end().await;
+    Ok(result?)
+}

@@ -39,12 +39,20 @@ impl Abilities {
                 side.push(platform.clone());
             }
         }
-        Some(Self { native, platforms, emulated })
+        Some(Self {
+            native,
+            platforms,
+            emulated,
+        })
     }
 
     /// Stands for one platform and nothing else, as agents of a test farm do.
     pub fn pretended(platform: Platform) -> Self {
-        Self { native: platform.clone(), platforms: vec![platform], emulated: Vec::new() }
+        Self {
+            native: platform.clone(),
+            platforms: vec![platform],
+            emulated: Vec::new(),
+        }
     }
 }
 
@@ -74,7 +82,11 @@ fn arm32_by(binfmt: &Path) -> Arm32 {
         let name = name.to_string_lossy();
         name.ends_with("-arm") || name.ends_with("-armeb")
     });
-    if emulator { Arm32::Unproven } else { Arm32::Proven }
+    if emulator {
+        Arm32::Unproven
+    } else {
+        Arm32::Proven
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +94,10 @@ mod tests {
     use super::*;
 
     fn platforms(texts: &[&str]) -> Vec<Platform> {
-        texts.iter().map(|text| croft_buildkit::platform::parse(text).expect("a platform")).collect()
+        texts
+            .iter()
+            .map(|text| croft_buildkit::platform::parse(text).expect("a platform"))
+            .collect()
     }
 
     fn check(listed: &[&str], arm32: Arm32, native: &[&str], emulated: &[&str]) {
@@ -95,7 +110,13 @@ mod tests {
     #[test]
     fn an_amd64_machine_is_native_for_its_levels_and_for_386() {
         check(
-            &["linux/amd64", "linux/amd64/v2", "linux/386", "linux/arm64", "linux/s390x"],
+            &[
+                "linux/amd64",
+                "linux/amd64/v2",
+                "linux/386",
+                "linux/arm64",
+                "linux/s390x",
+            ],
             Arm32::Proven,
             &["linux/amd64", "linux/amd64/v2", "linux/386"],
             &["linux/arm64", "linux/s390x"],

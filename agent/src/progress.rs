@@ -1,4 +1,4 @@
-//! What engines say about vertices, on its way to the coordinator: merged where the link is slow, held back where it is stuck, never lost.
+//! What engines say about vertices, on its way to the coordinator: merged where the link is slow, held back where it is stuck.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -64,7 +64,8 @@ impl Batch {
             match self.vertices.get(&vertex.digest) {
                 Some(&at) => self.status.vertexes[at] = vertex,
                 None => {
-                    self.vertices.insert(vertex.digest.clone(), self.status.vertexes.len());
+                    self.vertices
+                        .insert(vertex.digest.clone(), self.status.vertexes.len());
                     self.status.vertexes.push(vertex);
                 }
             }
@@ -133,11 +134,6 @@ impl ProgressQueue {
         let batch = inner.pending.remove(&source)?;
         Some((source, batch.status))
     }
-
-    /// Whether everything has gone out.
-    pub fn is_empty(&self) -> bool {
-        self.lock().pending.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -147,44 +143,91 @@ mod tests {
     use futures::FutureExt;
 
     fn source(build: &str) -> Source {
-        Source { build: build.to_owned().into(), export: None }
+        Source {
+            build: build.to_owned().into(),
+            export: None,
+        }
     }
 
     fn vertex(digest: &str, name: &str) -> StatusResponse {
-        let vertex = Vertex { digest: digest.into(), name: name.into(), ..Default::default() };
-        StatusResponse { vertexes: vec![vertex], ..Default::default() }
+        let vertex = Vertex {
+            digest: digest.into(),
+            name: name.into(),
+            ..Default::default()
+        };
+        StatusResponse {
+            vertexes: vec![vertex],
+            ..Default::default()
+        }
     }
 
     fn log(bytes: usize) -> StatusResponse {
-        let log = VertexLog { vertex: "v".into(), msg: vec![b'x'; bytes], ..Default::default() };
-        StatusResponse { logs: vec![log], ..Default::default() }
+        let log = VertexLog {
+            vertex: "v".into(),
+            msg: vec![b'x'; bytes],
+            ..Default::default()
+        };
+        StatusResponse {
+            logs: vec![log],
+            ..Default::default()
+        }
     }
 
     #[test]
     fn while_nobody_takes_it_only_the_newest_state_of_a_vertex_waits() {
         let queue = ProgressQueue::default();
         for name in ["first", "second"] {
-            queue.push(&source("b"), vertex("v", name)).now_or_never().expect("room");
-            let status = VertexStatus { id: "layer".into(), vertex: "v".into(), name: name.into(), ..Default::default() };
-            let status = StatusResponse { statuses: vec![status], ..Default::default() };
-            queue.push(&source("b"), status).now_or_never().expect("room");
+            queue
+                .push(&source("b"), vertex("v", name))
+                .now_or_never()
+                .expect("room");
+            let status = VertexStatus {
+                id: "layer".into(),
+                vertex: "v".into(),
+                name: name.into(),
+                ..Default::default()
+            };
+            let status = StatusResponse {
+                statuses: vec![status],
+                ..Default::default()
+            };
+            queue
+                .push(&source("b"), status)
+                .now_or_never()
+                .expect("room");
         }
-        queue.push(&source("b"), vertex("w", "other")).now_or_never().expect("room");
+        queue
+            .push(&source("b"), vertex("w", "other"))
+            .now_or_never()
+            .expect("room");
         let (_, batch) = queue.next().now_or_never().expect("a batch");
-        let names: Vec<_> = batch.vertexes.iter().map(|vertex| vertex.name.as_str()).collect();
+        let names: Vec<_> = batch
+            .vertexes
+            .iter()
+            .map(|vertex| vertex.name.as_str())
+            .collect();
         assert_eq!(names, ["second", "other"]);
         assert_eq!(batch.statuses.len(), 1);
         assert_eq!(batch.statuses[0].name, "second");
-        assert!(queue.is_empty());
+        assert!(queue.next().now_or_never().is_none());
     }
 
     #[test]
     fn logs_are_held_back_but_never_lost() {
         let queue = ProgressQueue::default();
-        queue.push(&source("b"), log(BATCH_BYTES)).now_or_never().expect("room");
+        queue
+            .push(&source("b"), log(BATCH_BYTES))
+            .now_or_never()
+            .expect("room");
         let mut second = Box::pin(queue.push(&source("b"), log(1)));
-        assert!(second.as_mut().now_or_never().is_none(), "the source is full");
-        queue.push(&source("c"), log(1)).now_or_never().expect("another source is not");
+        assert!(
+            second.as_mut().now_or_never().is_none(),
+            "the source is full"
+        );
+        queue
+            .push(&source("c"), log(1))
+            .now_or_never()
+            .expect("another source is not");
         assert_eq!(queue.next().now_or_never().expect("a batch").0, source("b"));
         second.now_or_never().expect("room again");
         assert_eq!(queue.next().now_or_never().expect("a batch").0, source("c"));
@@ -197,8 +240,20 @@ mod tests {
         let queue = ProgressQueue::default();
         let name = "n".repeat(1000);
         for _ in 0..2 * BATCH_BYTES / name.len() {
-            queue.push(&source("b"), vertex("v", &name)).now_or_never().expect("room");
+            queue
+                .push(&source("b"), vertex("v", &name))
+                .now_or_never()
+                .expect("room");
         }
-        assert_eq!(queue.next().now_or_never().expect("a batch").1.vertexes.len(), 1);
+        assert_eq!(
+            queue
+                .next()
+                .now_or_never()
+                .expect("a batch")
+                .1
+                .vertexes
+                .len(),
+            1
+        );
     }
 }

@@ -48,7 +48,9 @@ impl Vertices {
                 known.end = if vertex.cached { End::Cached } else { End::Ran };
             }
         }
-        self.retain(&mut status, |known| known.is_none_or(|known| known.teller.is_none_or(|teller| teller == job)));
+        self.retain(&mut status, |known| {
+            known.is_none_or(|known| known.teller.is_none_or(|teller| teller == job))
+        });
         status
     }
 
@@ -69,14 +71,20 @@ impl Vertices {
 
     /// The job says no more: whoever speaks of its vertices next is heard.
     pub fn job_ended(&mut self, job: JobId) {
-        for vertex in self.seen.values_mut().filter(|vertex| vertex.teller == Some(job)) {
+        for vertex in self
+            .seen
+            .values_mut()
+            .filter(|vertex| vertex.teller == Some(job))
+        {
             vertex.teller = None;
         }
     }
 
     /// Whether a vertex is known to be finished.
     pub fn is_done(&self, digest: &str) -> bool {
-        self.seen.get(digest).is_some_and(|vertex| vertex.end != End::None)
+        self.seen
+            .get(digest)
+            .is_some_and(|vertex| vertex.end != End::None)
     }
 
     /// How many of these vertices ran for the one who asks; a vertex that several share is counted as run once, and the others have it
@@ -100,7 +108,8 @@ impl Vertices {
 pub fn digests(definition: &pb::Definition) -> impl Iterator<Item = String> {
     // The last op only points at the result.
     let ops = definition.def.split_last().map_or(&[][..], |(_, ops)| ops);
-    ops.iter().map(|op| format!("sha256:{}", hex::encode(Sha256::digest(op))))
+    ops.iter()
+        .map(|op| format!("sha256:{}", hex::encode(Sha256::digest(op))))
 }
 
 /// The vertex whose output is the definition's result. `None` if the definition isn't one.
@@ -127,18 +136,30 @@ mod tests {
             cached,
             ..Default::default()
         };
-        StatusResponse { vertexes: vec![vertex], ..Default::default() }
+        StatusResponse {
+            vertexes: vec![vertex],
+            ..Default::default()
+        }
     }
 
     fn log(digest: &str) -> StatusResponse {
-        StatusResponse { logs: vec![VertexLog { vertex: digest.into(), ..Default::default() }], ..Default::default() }
+        StatusResponse {
+            logs: vec![VertexLog {
+                vertex: digest.into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
     }
 
     #[test]
     fn a_vertex_is_told_by_one_job_at_a_time() {
         let mut vertices = Vertices::default();
         assert_eq!(vertices.admit(A, ran("v", false)).vertexes.len(), 1);
-        assert_eq!(vertices.admit(B, ran("v", false)), StatusResponse::default());
+        assert_eq!(
+            vertices.admit(B, ran("v", false)),
+            StatusResponse::default()
+        );
         assert_eq!(vertices.admit(B, log("v")), StatusResponse::default());
         assert_eq!(vertices.admit(A, log("v")).logs.len(), 1);
         vertices.job_ended(A);
@@ -150,9 +171,18 @@ mod tests {
     fn exports_tell_only_of_what_is_theirs() {
         let mut vertices = Vertices::default();
         vertices.admit(A, ran("v", false));
-        assert_eq!(vertices.admit_export(ran("v", false)), StatusResponse::default());
+        assert_eq!(
+            vertices.admit_export(ran("v", false)),
+            StatusResponse::default()
+        );
         for _ in 0..2 {
-            assert_eq!(vertices.admit_export(ran("exporting", false)).vertexes.len(), 1);
+            assert_eq!(
+                vertices
+                    .admit_export(ran("exporting", false))
+                    .vertexes
+                    .len(),
+                1
+            );
         }
     }
 

@@ -1,0 +1,389 @@
+//! The agent itself: what the link hands over to, and the one place that knows everybody.
+
+use std::{
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use croft_buildkit::{
+    engine::{Address, Engine, EngineError},
+    platform,
+};
+use croft_proto::v1;
+use futures::FutureExt;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Endpoint;
+use tracing::Instrument;
+
+use crate::{
+    clock::Clock,
+    convert, disk,
+    failure::{Failure, StageRegistry},
+    health::{self, Health},
+    ids::{AttemptId, BuildId, RequestId, Token},
+    keeper::{Keepers, Shared},
+    ledger::{Ledger, Outcome, Refusal, Report, Stop},
+    platform::{Abilities, Arm32, arm32_here},
+    progress::ProgressQueue,
+    questions::Answers,
+    sessions::Sessions,
+    stage, telemetry,
+    tunnel::Tunnel,
+    work::{Offer, Question},
+};
+
+/// How long the agent's end may take: it closes builds on the engine.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often leases are looked at when none is known to end earlier.
+const LEASE_CHECK: Duration = Duration::from_secs(1);
+
+/// Who the agent is and what it may do; what `--help` tells of, checked.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its name in the farm.
+    pub name: String,
+    /// How many attempts run at once.
+    pub slots: u32,
+    /// For builds to ask for.
+    pub labels: BTreeMap<String, String>,
+    /// Whether emulated platforms are offered.
+    pub emulate: Emulation,
+    /// What it is to stand for, whatever it is.
+    pub pretended: Option<croft_buildkit::api::pb::Platform>,
+    /// The folder whose disk is watched; the engine's own by default.
+    pub engine_root: Option<PathBuf>,
+    /// Its own folder.
+    pub state_dir: PathBuf,
+}
+
+/// Whether an agent takes work for platforms that its engine only emulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emulation {
+    /// It does.
+    Offered,
+    /// It does not.
+    Refused,
+}
+
+/// An agent beside its engine.
+pub struct Agent {
+    options: Options,
+    engine: Engine,
+    root: PathBuf,
+    arm32: Arm32,
+    health: watch::Receiver<Health>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) progress: Arc<ProgressQueue>,
+    clock: Arc<Clock>,
+    tunnel: Arc<Tunnel>,
+    keepers: Arc<Keepers>,
+    stages: Mutex<StageRegistry>,
+    ending: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Agent {
+    /// Connects to the engine and finds out what it can do; the coordinator at `coordinator` isn't asked yet.
+    pub async fn new(
+        options: Options,
+        address: &Address,
+        coordinator: &Endpoint,
+    ) -> Result<Arc<Self>, EngineError> {
+        let engine = Engine::connect(address).await?;
+        let info = engine.info().await?;
+        info.require_image_exporter()?;
+        let root = match &options.engine_root {
+            Some(root) => root.clone(),
+            None => disk::engine_root(address, &options.state_dir).await,
+        };
+        let tunnel = Arc::new(Tunnel::new(coordinator));
+        let (ledger, progress) = (
+            Arc::new(Ledger::new(options.slots)),
+            Arc::new(ProgressQueue::default()),
+        );
+        let clock = Arc::new(Clock::default());
+        let keepers = Keepers::new(Shared {
+            engine: engine.clone(),
+            sessions: Sessions::new(engine.clone(), tunnel.clone()),
+            progress: progress.clone(),
+            clock: clock.clone(),
+            ledger: ledger.clone(),
+        });
+        let agent = Arc::new(Self {
+            options,
+            root,
+            arm32: match address {
+                Address::Tcp { .. } => Arm32::Unproven,
+                Address::Unix(_) | Address::DockerUnix(_) => arm32_here(),
+            },
+            health: health::watch(engine.clone(), info),
+            engine,
+            ledger,
+            progress,
+            clock,
+            tunnel,
+            keepers,
+            stages: Mutex::default(),
+            ending: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        tokio::spawn(watch_leases(agent.ledger.clone(), agent.ending.clone()));
+        Ok(agent)
+    }
+
+    /// Ends everything that it runs and holds; what there is to say about it is left for the link.
+    pub async fn end(&self) {
+        self.ending.cancel();
+        self.ledger.end();
+        self.tasks.close();
+        let ended = async {
+            self.tasks.wait().await;
+            self.keepers.close_all().await;
+        };
+        if tokio::time::timeout(END_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("the engine did not let go of everything in time");
+        }
+    }
+
+    // ---- what the link says
+
+    pub(crate) fn hello(&self) -> v1::Hello {
+        let health = self.health.borrow().clone();
+        let info = &health.info;
+        let abilities = match &self.options.pretended {
+            Some(platform) => Some(Abilities::pretended(platform.clone())),
+            None => Abilities::of_engine(&info.platforms, self.arm32),
+        };
+        let texts = |platforms: &[_]| platforms.iter().map(platform::format).collect();
+        let emulated = abilities
+            .as_ref()
+            .filter(|_| self.options.emulate == Emulation::Offered);
+        v1::Hello {
+            protocol: croft_proto::PROTOCOL.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.options.name.clone(),
+            native_platform: abilities
+                .as_ref()
+                .map(|able| platform::format(&able.native))
+                .unwrap_or_default(),
+            platforms: abilities
+                .as_ref()
+                .map(|able| texts(&able.platforms))
+                .unwrap_or_default(),
+            emulated_platforms: emulated
+                .map(|able| texts(&able.emulated))
+                .unwrap_or_default(),
+            slots: self.options.slots,
+            labels: self.options.labels.clone().into_iter().collect(),
+            engine: Some(v1::EngineInfo {
+                kind: convert::engine_kind(info.kind).to_owned(),
+                version: info.version.clone(),
+                llb_caps: info.llb_caps.iter().cloned().collect(),
+                frontend_caps: info.frontend_caps.iter().cloned().collect(),
+            }),
+            running: convert::held(self.ledger.held()),
+            keepers: self
+                .keepers
+                .builds()
+                .into_iter()
+                .map(String::from)
+                .collect(),
+            disk: self.disk(),
+        }
+    }
+
+    /// The next heartbeat, and whom it names.
+    pub(crate) fn heartbeat(&self) -> (v1::Heartbeat, Vec<AttemptId>) {
+        let held = self.ledger.held();
+        let named = held.iter().map(|(attempt, _)| attempt.clone()).collect();
+        let engine_healthy = self.health.borrow().healthy;
+        (
+            v1::Heartbeat {
+                running: convert::held(held),
+                engine_healthy,
+                disk: self.disk(),
+            },
+            named,
+        )
+    }
+
+    fn disk(&self) -> Option<v1::Disk> {
+        disk::measure(&self.root).map(|disk| v1::Disk {
+            total_bytes: disk.total,
+            free_bytes: disk.free,
+        })
+    }
+
+    /// Resolves when the engine is no longer what the last `hello` told.
+    pub(crate) async fn engine_changed(&self) {
+        let mut health = self.health.clone();
+        let known = health.borrow().info.clone();
+        // An error is the watcher's end, after which nothing changes any more.
+        if health
+            .wait_for(|health| !Arc::ptr_eq(&health.info, &known))
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    // ---- what the link hears
+
+    pub(crate) fn welcome(&self, welcome: &v1::Welcome) {
+        self.tunnel.introduce(&welcome.agent);
+        if let Some(now) = &welcome.now {
+            self.clock.set(now);
+        }
+        self.ledger
+            .set_lease(Duration::from_millis(welcome.lease_ms.into()));
+        *self.stages.lock().unwrap_or_else(PoisonError::into_inner) =
+            welcome.stage_registry.clone().into();
+    }
+
+    fn stages(&self) -> StageRegistry {
+        self.stages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn offered(self: &Arc<Self>, offer: v1::Offer) {
+        let (attempt, token, offer) = convert::offer(offer);
+        let offer = match offer {
+            Ok(offer) => offer,
+            Err(error) => return self.refuse(attempt, token, error.to_string()),
+        };
+        if self.ending.is_cancelled() {
+            return self.refuse(attempt, token, "the agent is being stopped".to_owned());
+        }
+        if !self.health.borrow().healthy {
+            return self.refuse(
+                attempt,
+                token,
+                "the agent's engine does not answer".to_owned(),
+            );
+        }
+        match self.ledger.accept(&offer, Instant::now()) {
+            Ok(stop) => {
+                let agent = self.clone();
+                let span = telemetry::attempt_span(&offer);
+                self.tasks
+                    .spawn(async move { agent.attempt(offer, stop).await }.instrument(span));
+            }
+            Err(Refusal::Known) => {}
+            Err(Refusal::NoSlot) => {
+                let slots = self.options.slots;
+                self.refuse(
+                    attempt,
+                    token,
+                    format!("all {slots} slots of the agent are in use"),
+                );
+            }
+        }
+    }
+
+    fn refuse(&self, attempt: AttemptId, token: Token, message: String) {
+        tracing::warn!(%attempt, message, "offer refused");
+        self.ledger.say_once(Report::Finished(
+            attempt,
+            token,
+            Outcome::Failed(Failure::farm(message)),
+        ));
+    }
+
+    async fn attempt(&self, offer: Offer, stop: Stop) {
+        let trace = telemetry::engine_trace(offer.context.traceparent.as_deref());
+        let stages = self.stages();
+        let ready = |output: &_, response| {
+            self.ledger
+                .output_ready(&offer.attempt, Clone::clone(output), response)
+        };
+        let work = async {
+            let keeper = self.keepers.open(&offer.context).await?;
+            tokio::select! {
+                biased;
+                done = stage::run(&keeper, &offer, &stages, trace.as_ref(), ready) => done,
+                () = keeper.closed() => Err(Failure::farm("the engine lost the build")),
+            }
+        };
+        let done = tokio::select! {
+            biased;
+            reason = stop.requested() => Err(Failure::stopped(reason)),
+            done = AssertUnwindSafe(work).catch_unwind() => {
+                done.unwrap_or_else(|_| Err(Failure::farm("the agent failed over this attempt; its log says more")))
+            }
+        };
+        let outcome = match done {
+            Ok(tally) => Outcome::Done(tally),
+            Err(failure) => Outcome::Failed(failure),
+        };
+        tracing::Span::current().record("outcome", tracing::field::debug(&outcome_word(&outcome)));
+        tracing::info!(outcome = outcome_word(&outcome), "attempt over");
+        self.ledger.finish(&offer.attempt, outcome);
+    }
+
+    pub(crate) fn cancelled(&self, attempt: &AttemptId, reason: &str) {
+        self.ledger.cancel(attempt, reason);
+    }
+
+    pub(crate) fn close_keeper(&self, build: BuildId) {
+        self.ledger.cancel_build(&build, "the build is over");
+        let keepers = self.keepers.clone();
+        self.tasks.spawn(async move { keepers.close(&build).await });
+    }
+
+    /// Answers a question, unless it is withdrawn by `open` being cancelled; cancels it itself when it is done.
+    pub(crate) fn asked(
+        self: &Arc<Self>,
+        id: RequestId,
+        question: Question,
+        to: mpsc::Sender<v1::Answer>,
+        open: CancellationToken,
+    ) {
+        let agent = self.clone();
+        self.tasks.spawn(async move {
+            let _answered = open.clone().drop_guard();
+            let stages = agent.stages();
+            let answers = Answers {
+                keepers: &agent.keepers,
+                engine: &agent.engine,
+                stages: &stages,
+                to: &to,
+            };
+            tokio::select! {
+                biased;
+                () = open.cancelled() => {}
+                () = agent.ending.cancelled() => {}
+                () = answers.answer(&id, question) => {}
+            }
+        });
+    }
+}
+
+fn outcome_word(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done(tally) => format!("done, {} run and {} cached", tally.run, tally.cached),
+        Outcome::Failed(failure) => format!("{:?}: {failure}", failure.blame),
+    }
+}
+
+async fn watch_leases(ledger: Arc<Ledger>, ending: CancellationToken) {
+    loop {
+        let now = Instant::now();
+        let next = ledger
+            .expire(now)
+            .map_or(now + LEASE_CHECK, |next| next.min(now + LEASE_CHECK));
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = ending.cancelled() => return,
+        }
+    }
+}

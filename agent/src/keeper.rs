@@ -1,0 +1,397 @@
+//! Keepers: for each build, what this agent holds open on its engine until the build ends, so that nothing of it runs twice.
+//!
+//! A keeper is a set of gateway jobs with one session: every attempt and every frontend call gets a job of its own. Live vertices are shared
+//! between the jobs of an engine and stay referenced while any job holds them, so results stay as long as their job does; and an
+//! error sticks to a vertex as long as any job holds that vertex, so a job that failed is closed at once and the next try starts clean.
+//! What is solved in the jobs is `stage`'s and `questions`' business.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use croft_buildkit::{
+    api::{
+        control::{StatusRequest, StatusResponse},
+        frontend,
+    },
+    engine::Engine,
+    gateway::{BuildRef, Gateway, GatewaySpec},
+    trace::TraceContext,
+};
+use futures::future::{join_all, select_all, try_join_all};
+use tokio::sync::{Notify, OnceCell};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::{
+    clock::Clock,
+    failure::Failure,
+    ids::{BuildId, OutputId},
+    ledger::{Ledger, Report, StopReason, Tally},
+    progress::{ProgressQueue, Source},
+    sessions::{Lease, Sessions},
+    vertices::{JobId, Vertices},
+    work::BuildContext,
+};
+
+/// How long the engine's last words on a solve are waited for once the solve has ended.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the engine may take to let go of a job.
+const CLOSING: Duration = Duration::from_secs(10);
+/// How long the fate of a solve's vertices is waited for. An engine that merged a vertex into an equal one never tells it, and the count is
+/// for people only.
+const FATE: Duration = Duration::from_millis(300);
+
+/// What all keepers share.
+pub struct Shared {
+    /// The engine.
+    pub engine: Engine,
+    /// The sessions on it.
+    pub sessions: Arc<Sessions>,
+    /// Where progress goes.
+    pub progress: Arc<ProgressQueue>,
+    /// In whose time.
+    pub clock: Arc<Clock>,
+    /// Where a keeper's unwanted end is told.
+    pub ledger: Arc<Ledger>,
+}
+
+/// All keepers of this agent.
+pub struct Keepers {
+    shared: Shared,
+    slots: Mutex<HashMap<BuildId, Arc<Slot>>>,
+}
+
+/// The place of one build's keeper, from the first wish for it.
+#[derive(Default)]
+struct Slot {
+    closed: CancellationToken,
+    keeper: OnceCell<Arc<Keeper>>,
+}
+
+/// What is held for one build.
+pub struct Keeper {
+    keepers: Arc<Keepers>,
+    context: Arc<BuildContext>,
+    closed: CancellationToken,
+    leases: Mutex<Vec<Lease>>,
+    held: Mutex<Vec<Job>>,
+    jobs: AtomicU64,
+    vertices: Mutex<Vertices>,
+    /// Something new is known of the vertices.
+    told: Notify,
+}
+
+/// A gateway job in a keeper. Dropping it cancels what runs in it.
+pub struct Job {
+    gateway: Gateway,
+    /// Its end is ours, not the engine's.
+    over: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Keepers {
+    /// No keepers yet.
+    pub fn new(shared: Shared) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            slots: Mutex::default(),
+        })
+    }
+
+    /// The builds that have one.
+    pub fn builds(&self) -> Vec<BuildId> {
+        let slots = lock(&self.slots);
+        slots
+            .iter()
+            .filter(|(_, slot)| slot.keeper.initialized())
+            .map(|(build, _)| build.clone())
+            .collect()
+    }
+
+    /// The build's keeper; opened where there is none.
+    pub async fn open(
+        self: &Arc<Self>,
+        context: &Arc<BuildContext>,
+    ) -> Result<Arc<Keeper>, Failure> {
+        let slot = lock(&self.slots)
+            .entry(context.build.clone())
+            .or_default()
+            .clone();
+        tokio::select! {
+            biased;
+            () = slot.closed.cancelled() => Err(build_over()),
+            keeper = slot.keeper.get_or_try_init(|| Keeper::open(self, context, &slot.closed)) => keeper.cloned(),
+        }
+    }
+
+    /// Closes a build's keeper; returns when the engine has let go of it.
+    pub async fn close(&self, build: &BuildId) {
+        let slot = {
+            let mut slots = lock(&self.slots);
+            let slot = slots.remove(build);
+            if let Some(slot) = &slot {
+                slot.closed.cancel();
+            }
+            slot
+        };
+        Self::shut(slot).await;
+    }
+
+    async fn shut(slot: Option<Arc<Slot>>) {
+        if let Some(keeper) = slot.as_ref().and_then(|slot| slot.keeper.get()) {
+            keeper.shut().await;
+        }
+    }
+
+    /// Closes all of them.
+    pub async fn close_all(&self) {
+        let builds: Vec<_> = lock(&self.slots).keys().cloned().collect();
+        join_all(builds.iter().map(|build| self.close(build))).await;
+    }
+
+    /// A keeper lost a job or a session: what it held can't be relied on.
+    async fn lost(&self, build: &BuildId, closed: &CancellationToken, reason: String) {
+        let slot = {
+            let mut slots = lock(&self.slots);
+            if closed.is_cancelled() {
+                return;
+            }
+            closed.cancel();
+            slots.remove(build)
+        };
+        tracing::warn!(%build, %reason, "a keeper ended by itself");
+        Self::shut(slot).await;
+        self.shared
+            .ledger
+            .say_once(Report::KeeperClosed(build.clone(), reason));
+    }
+}
+
+/// The failure of what still wanted something of a build that is over.
+pub fn build_over() -> Failure {
+    Failure::stopped(StopReason::Cancelled("the build is over".to_owned()))
+}
+
+impl Keeper {
+    async fn open(
+        keepers: &Arc<Keepers>,
+        context: &Arc<BuildContext>,
+        closed: &CancellationToken,
+    ) -> Result<Arc<Self>, Failure> {
+        let sessions = &keepers.shared.sessions;
+        let leases = context
+            .sessions
+            .iter()
+            .map(|session| sessions.acquire(&context.build, session));
+        let leases = try_join_all(leases)
+            .await
+            .map_err(|status| Failure::of_engine(&status))?;
+        let sessions: Vec<_> = leases.iter().map(Lease::session).collect();
+        let keeper = Arc::new(Self {
+            keepers: keepers.clone(),
+            context: context.clone(),
+            closed: closed.clone(),
+            leases: Mutex::new(leases),
+            held: Mutex::default(),
+            jobs: AtomicU64::new(0),
+            vertices: Mutex::default(),
+            told: Notify::new(),
+        });
+        if !sessions.is_empty() {
+            let keeper = keeper.clone();
+            tokio::spawn(async move {
+                let any = select_all(sessions.iter().map(|session| Box::pin(session.closed())));
+                tokio::select! {
+                    biased;
+                    () = keeper.closed.cancelled() => {}
+                    _ = any => keeper.lost("the engine dropped a session of the build".to_owned()).await,
+                }
+            });
+        }
+        Ok(keeper)
+    }
+
+    /// What the build needs to know.
+    pub fn context(&self) -> &BuildContext {
+        &self.context
+    }
+
+    /// The engine, each call of it belonging to `trace`.
+    pub fn engine(&self, trace: Option<&TraceContext>) -> Engine {
+        let engine = &self.keepers.shared.engine;
+        trace.map_or_else(|| engine.clone(), |trace| engine.traced(trace.clone()))
+    }
+
+    /// Resolves when it is closed, by whomever.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    async fn lost(&self, reason: String) {
+        self.keepers
+            .lost(&self.context.build, &self.closed, reason)
+            .await;
+    }
+
+    /// Opens a job.
+    pub async fn job(self: &Arc<Self>, trace: Option<&TraceContext>) -> Result<Job, Status> {
+        let engine = self.engine(trace);
+        let spec = GatewaySpec {
+            build: Some(BuildRef::unique()),
+            session: self.context.session().cloned(),
+            entitlements: self.context.entitlements.clone(),
+            source_policy: self.context.source_policy.clone(),
+            cache_imports: self.context.cache_imports.clone(),
+        };
+        let gateway = Gateway::open(&engine, spec).await?;
+        let (id, over) = (
+            JobId(self.jobs.fetch_add(1, Ordering::Relaxed)),
+            CancellationToken::new(),
+        );
+        let (keeper, of) = (self.clone(), gateway.build().clone());
+        tokio::spawn(async move {
+            let source = Source {
+                build: keeper.context.build.clone(),
+                export: None,
+            };
+            keeper
+                .watch(&of, &source, |vertices, status| vertices.admit(id, status))
+                .await;
+            lock(&keeper.vertices).job_ended(id);
+        });
+        let (keeper, ended, ours) = (self.clone(), gateway.ended(), over.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = ours.cancelled() => {}
+                end = ended => {
+                    let why = end.map_or_else(|status| status.message().to_owned(), |()| "no reason given".to_owned());
+                    keeper.lost(format!("the engine ended a job of the build: {why}")).await;
+                }
+            }
+        });
+        Ok(Job { gateway, over })
+    }
+
+    /// Holds a job, with all results in it, until the keeper is closed.
+    pub fn hold(&self, job: Job) {
+        let mut held = lock(&self.held);
+        if !self.closed.is_cancelled() {
+            held.push(job);
+        }
+    }
+
+    /// Tells the coordinator what an export says, until it has said everything. `of` is whose export it is.
+    pub async fn watch_export(&self, solve: &BuildRef, of: String, output: OutputId) {
+        let source = Source {
+            build: self.context.build.clone(),
+            export: Some((of, output)),
+        };
+        self.watch(solve, &source, |vertices, status| {
+            vertices.admit_export(status)
+        })
+        .await;
+    }
+
+    async fn watch(
+        &self,
+        solve: &BuildRef,
+        source: &Source,
+        mut admit: impl FnMut(&mut Vertices, StatusResponse) -> StatusResponse,
+    ) {
+        let watched = async {
+            let request = StatusRequest {
+                r#ref: solve.to_string(),
+            };
+            let mut stream = self
+                .keepers
+                .shared
+                .engine
+                .control()
+                .status(request)
+                .await?
+                .into_inner();
+            while let Some(status) = stream.message().await? {
+                let mut status = admit(&mut lock(&self.vertices), status);
+                self.told.notify_waiters();
+                if status != StatusResponse::default() {
+                    self.keepers.shared.clock.shift(&mut status);
+                    self.keepers.shared.progress.push(source, status).await;
+                }
+            }
+            Ok::<_, Status>(())
+        };
+        if let Err(status) = watched.await {
+            tracing::debug!(build = %self.context.build, error = status.message(), "progress broke off");
+        }
+    }
+
+    /// Counts what became of a solve's vertices, once all is told of `results`, the vertices that it ended with.
+    pub async fn tally(&self, vertices: &HashSet<String>, results: &[String]) -> Tally {
+        let all_told = async {
+            loop {
+                let told = self.told.notified();
+                let all = {
+                    let known = lock(&self.vertices);
+                    results.iter().all(|vertex| known.is_done(vertex))
+                };
+                if all {
+                    return;
+                }
+                told.await;
+            }
+        };
+        let _ = tokio::time::timeout(FATE, all_told).await;
+        lock(&self.vertices).tally(vertices)
+    }
+
+    /// Ends its jobs, then its sessions.
+    async fn shut(&self) {
+        let held = std::mem::take(&mut *lock(&self.held));
+        join_all(held.into_iter().map(Job::close)).await;
+        let leases = std::mem::take(&mut *lock(&self.leases));
+        join_all(leases.into_iter().map(Lease::release)).await;
+    }
+}
+
+impl Job {
+    /// Solves a frontend or a definition.
+    pub async fn solve(
+        &self,
+        request: frontend::SolveRequest,
+    ) -> Result<frontend::SolveResponse, Status> {
+        self.gateway.solve(request).await
+    }
+
+    /// A client for the gateway's other calls.
+    pub fn bridge(&self) -> croft_buildkit::engine::Bridge {
+        self.gateway.bridge()
+    }
+
+    /// Ends it in good order, and waits for the engine to let go of it for as long as is sensible.
+    pub async fn close(self) {
+        self.over.cancel();
+        match tokio::time::timeout(CLOSING, self.gateway.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(status)) => {
+                tracing::debug!(error = status.message(), "a job did not end in good order")
+            }
+            Err(_) => tracing::warn!("the engine does not let go of a job"),
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}

@@ -1,0 +1,234 @@
+//! The second connection to the coordinator: carries what engines ask their sessions, unparsed, so that a large upload can't delay a heartbeat.
+//!
+//! What a request means, and who answers it, is the coordinator's business.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use croft_buildkit::{
+    HEADER_LIMIT,
+    session::{
+        SessionHandler, SessionId, SessionReply, SessionRequest, SessionResponse, grpc::boxed,
+        grpc_error,
+    },
+};
+use croft_proto::{TUNNEL_AGENT, TUNNEL_BUILD, TUNNEL_SESSION};
+use http::{HeaderMap, HeaderValue, Uri, header};
+use tonic::{
+    Code,
+    body::Body,
+    transport::{Channel, Endpoint},
+};
+use tower::{Service, ServiceExt};
+
+use crate::ids::BuildId;
+
+/// What one call and what all calls may have on its way to us unread, in bytes. The ratio is how many calls may stall before they stall the others.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
+/// Headers of one connection, which must not go on to the next (RFC 9110, 7.6.1). `te: trailers` is allowed in HTTP/2 and wanted by gRPC.
+const HOP_BY_HOP: [header::HeaderName; 6] = [
+    header::CONNECTION,
+    header::HOST,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The connection for session calls. It is made on first use, and anew whenever it broke.
+#[derive(Debug)]
+pub struct Tunnel {
+    channel: Channel,
+    /// Our id, once the coordinator has given us one.
+    agent: Mutex<Option<HeaderValue>>,
+}
+
+impl Tunnel {
+    /// Prepares the connection to the coordinator at `endpoint`.
+    pub fn new(endpoint: &Endpoint) -> Self {
+        let endpoint = endpoint
+            .clone()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(HEADER_LIMIT);
+        Self {
+            channel: endpoint.connect_lazy(),
+            agent: Mutex::default(),
+        }
+    }
+
+    /// The agent's id from `Welcome`: calls carry it from now on.
+    pub fn introduce(&self, agent: &str) {
+        *self.agent.lock().unwrap_or_else(PoisonError::into_inner) =
+            HeaderValue::try_from(agent).ok();
+    }
+
+    fn agent(&self) -> Option<HeaderValue> {
+        self.agent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Sends one call of a session to the coordinator, and brings back the answer, bodies streaming both ways.
+    async fn forward(
+        &self,
+        session: &SessionId,
+        build: Option<BuildId>,
+        request: SessionRequest,
+    ) -> SessionResponse {
+        let (Some(build), Some(agent)) = (build, self.agent()) else {
+            return grpc_error(Code::Unavailable, "no build uses this session any more");
+        };
+        let Some(request) = addressed(session, &build, agent, request) else {
+            return grpc_error(Code::Internal, "the farm's own ids can't travel as headers");
+        };
+        let mut channel = self.channel.clone();
+        let answer = match channel.ready().await {
+            Ok(channel) => channel.call(request).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(mut response) => {
+                strip(response.headers_mut());
+                response.map(boxed)
+            }
+            Err(error) => {
+                let cause = crate::root_cause(&error);
+                tracing::warn!(%session, %build, %cause, "a session call did not reach the coordinator");
+                grpc_error(
+                    Code::Unavailable,
+                    format!("the coordinator can't be reached for the client's session: {cause}"),
+                )
+            }
+        }
+    }
+}
+
+fn addressed(
+    session: &SessionId,
+    build: &BuildId,
+    agent: HeaderValue,
+    request: SessionRequest,
+) -> Option<http::Request<Body>> {
+    let (mut head, body) = request.into_parts();
+    // The connection puts its own scheme and authority before the path.
+    head.uri = Uri::from(head.uri.path_and_query()?.clone());
+    strip(&mut head.headers);
+    head.headers
+        .insert(TUNNEL_BUILD, HeaderValue::try_from(build.as_str()).ok()?);
+    head.headers.insert(
+        TUNNEL_SESSION,
+        HeaderValue::try_from(session.as_str()).ok()?,
+    );
+    head.headers.insert(TUNNEL_AGENT, agent);
+    Some(http::Request::from_parts(head, Body::new(body)))
+}
+
+fn strip(headers: &mut HeaderMap) {
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection"] {
+        headers.remove(name);
+    }
+}
+
+/// Which builds use a session, the newest last.
+pub type Users = Arc<Mutex<Vec<BuildId>>>;
+
+/// Answers an engine's calls in one session.
+#[derive(Debug)]
+pub struct Forwarder {
+    /// Where they go.
+    pub tunnel: Arc<Tunnel>,
+    /// The session.
+    pub session: SessionId,
+    /// For whom.
+    pub users: Users,
+}
+
+impl SessionHandler for Forwarder {
+    fn handle(&self, request: SessionRequest) -> SessionReply {
+        let (tunnel, session) = (self.tunnel.clone(), self.session.clone());
+        let build = self
+            .users
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .last()
+            .cloned();
+        Box::pin(async move { tunnel.forward(&session, build, request).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use croft_buildkit::session::grpc::unary_request;
+
+    #[test]
+    fn a_call_keeps_its_path_and_headers_and_gets_an_address() {
+        let message = croft_buildkit::api::filesync::CredentialsRequest::default();
+        let mut request =
+            unary_request("/moby.filesync.v1.Auth/Credentials", &message).expect("a request");
+        *request.uri_mut() =
+            Uri::from_static("http://localhost/moby.filesync.v1.Auth/Credentials?x");
+        request
+            .headers_mut()
+            .insert("dir-name", HeaderValue::from_static("context"));
+        request
+            .headers_mut()
+            .insert("upgrade", HeaderValue::from_static("h2c"));
+        let session = SessionId::try_from("s".to_owned()).expect("an id");
+        let request = addressed(
+            &session,
+            &"b".to_owned().into(),
+            HeaderValue::from_static("a"),
+            request,
+        )
+        .expect("good");
+        assert_eq!(
+            request.uri(),
+            &Uri::from_static("/moby.filesync.v1.Auth/Credentials?x")
+        );
+        let header = |name| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        assert_eq!(
+            [header("dir-name"), header("te"), header("upgrade")],
+            [Some("context"), Some("trailers"), None]
+        );
+        assert_eq!(
+            [
+                header(TUNNEL_BUILD),
+                header(TUNNEL_SESSION),
+                header(TUNNEL_AGENT)
+            ],
+            [Some("b"), Some("s"), Some("a")]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_call_that_finds_no_coordinator_says_unavailable() {
+        // Port 1 is reserved and nothing listens there.
+        let tunnel = Tunnel::new(&Endpoint::from_static("http://127.0.0.1:1"));
+        tunnel.introduce("a");
+        let users = Users::default();
+        users.lock().expect("a lock").push("b".to_owned().into());
+        let session = SessionId::unique();
+        let forwarder = Forwarder {
+            tunnel: Arc::new(tunnel),
+            session,
+            users,
+        };
+        let message = croft_buildkit::api::filesync::CredentialsRequest::default();
+        let request =
+            unary_request("/moby.filesync.v1.Auth/Credentials", &message).expect("a request");
+        let response = forwarder.handle(request).await;
+        assert_eq!(response.headers()["grpc-status"], "14");
+    }
+}
