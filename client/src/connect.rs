@@ -1,0 +1,221 @@
+//! Reaching a farm: the channel, TLS, and the calls of croft.v1's `Farm`, with every failure explained.
+
+use std::{error::Error as _, path::PathBuf, time::Duration};
+
+use croft_proto::v1::{self, farm_client::FarmClient};
+use tonic::{
+    Code, Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+
+use crate::{
+    address::{FarmAddress, Scheme},
+    config::Farm,
+    convert,
+    error::Error,
+    model::{Agent, Build, BuildDetail},
+};
+
+/// A farm that doesn't answer a connection within this is away.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// A farm answers a question within this or not at all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// A farm that can be asked.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    address: FarmAddress,
+    wire: Wire,
+    client: FarmClient<Channel>,
+}
+
+impl Connection {
+    /// Connects; reads the TLS files.
+    ///
+    /// # Errors
+    /// Flags that contradict one another, files that can't be used, and a farm that can't be reached.
+    pub async fn open(farm: &Farm) -> Result<Self, Error> {
+        let tls = tls(farm)?;
+        let (wire, scheme) = match tls {
+            Some(_) => (Wire::Tls, "https"),
+            None => (Wire::Plain, "http"),
+        };
+        let mut endpoint = Endpoint::try_from(format!("{scheme}://{}", farm.addr))
+            .map_err(|error| unreachable(&farm.addr, wire, &error))?
+            .connect_timeout(CONNECT_WITHIN)
+            .timeout(ANSWER_WITHIN);
+        if let Some(tls) = tls {
+            endpoint = endpoint
+                .tls_config(tls)
+                .map_err(|error| Error::Tls(root(&error)))?;
+        }
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| unreachable(&farm.addr, wire, &error))?;
+        let client =
+            FarmClient::new(channel).max_decoding_message_size(croft_proto::MAX_MESSAGE_BYTES);
+        Ok(Self {
+            address: farm.addr.clone(),
+            wire,
+            client,
+        })
+    }
+
+    /// At most `limit` builds in these states (all if there are none), newest first.
+    ///
+    /// # Errors
+    /// What the farm answers, or that it doesn't.
+    pub async fn builds(&mut self, limit: u32, states: Vec<String>) -> Result<Vec<Build>, Error> {
+        let answer = self
+            .client
+            .list_builds(v1::ListBuildsRequest { limit, states })
+            .await;
+        let answer = answer.map_err(|status| self.explain(&status))?;
+        Ok(answer
+            .into_inner()
+            .builds
+            .into_iter()
+            .map(convert::build)
+            .collect())
+    }
+
+    /// One build: by its id, a unique start of it, the client's reference, or `latest`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Unclear`] if several builds' ids start so, and what else the farm answers.
+    pub async fn build(&mut self, id: &str) -> Result<BuildDetail, Error> {
+        let answer = self
+            .client
+            .get_build(v1::GetBuildRequest { id: id.to_owned() })
+            .await;
+        convert::build_detail(answer.map_err(|status| self.explain(&status))?.into_inner())
+    }
+
+    /// Every agent that the farm knows, by name.
+    ///
+    /// # Errors
+    /// What the farm answers, or that it doesn't.
+    pub async fn agents(&mut self) -> Result<Vec<Agent>, Error> {
+        let answer = self.client.list_agents(v1::ListAgentsRequest {}).await;
+        let answer = answer.map_err(|status| self.explain(&status))?;
+        Ok(answer
+            .into_inner()
+            .agents
+            .into_iter()
+            .map(convert::agent)
+            .collect())
+    }
+
+    fn explain(&self, status: &Status) -> Error {
+        let said = one_line(status.message());
+        match status.code() {
+            // A server that is none of ours may answer anything: what broke below gRPC counts first.
+            _ if status.source().is_some() => unreachable(&self.address, self.wire, status),
+            Code::NotFound => Error::NotFound(said),
+            Code::InvalidArgument => Error::Unclear(said),
+            Code::Unimplemented => Error::Foreign {
+                address: self.address.to_string(),
+            },
+            Code::Unauthenticated | Code::PermissionDenied => Error::Refused(said),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Error::Unreachable {
+                address: self.address.to_string(),
+                reason: said,
+                remedy: "try again; if it stays so, look into the coordinator's log",
+            },
+            _ => Error::Farm(said),
+        }
+    }
+}
+
+/// TLS is on if the address or any of the flags says so.
+fn tls(farm: &Farm) -> Result<Option<ClientTlsConfig>, Error> {
+    let named = farm.tls_ca.is_some() || farm.tls_cert.is_some() || farm.tls_key.is_some();
+    match farm.addr.scheme() {
+        Scheme::Plain if named => return Err(Error::UnusedTls),
+        Scheme::Plain => return Ok(None),
+        Scheme::Unsaid if !named => return Ok(None),
+        Scheme::Unsaid | Scheme::Tls => {}
+    }
+    let Some(ca) = &farm.tls_ca else {
+        return Err(Error::NoAuthority);
+    };
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+    match (&farm.tls_cert, &farm.tls_key) {
+        (Some(cert), Some(key)) => tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?)),
+        (None, None) => {}
+        _ => return Err(Error::HalfIdentity),
+    }
+    let name = farm
+        .tls_server_name
+        .as_deref()
+        .unwrap_or_else(|| farm.addr.host().trim_matches(['[', ']']));
+    Ok(Some(tls.domain_name(name)))
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::File {
+        path: path.clone(),
+        source,
+    })
+}
+
+/// How a farm is spoken to: half of why it may not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Plain,
+    Tls,
+}
+
+fn unreachable(
+    address: &FarmAddress,
+    wire: Wire,
+    error: &(dyn std::error::Error + 'static),
+) -> Error {
+    let reason = root(error);
+    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    let remedy = if says(&[
+        "refused",
+        "lookup",
+        "timed out",
+        "elapsed",
+        "unreachable",
+        "No route",
+    ]) {
+        "start the coordinator, or say where it is with --addr or CROFT_ADDR"
+    } else if says(&["corrupt message"]) {
+        "it may not use TLS: try without the --tls flags (CROFT_TLS_*)"
+    } else {
+        match wire {
+            Wire::Tls => {
+                "check the --tls flags (CROFT_TLS_*): the authority, our certificate, the server's name"
+            }
+            Wire::Plain => {
+                "check that --addr names a coordinator's client port; if that wants TLS, give --tls-ca"
+            }
+        }
+    };
+    Error::Unreachable {
+        address: address.to_string(),
+        reason,
+        remedy,
+    }
+}
+
+/// What is at the bottom of an error, in one line.
+fn root(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    one_line(&deepest.to_string())
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect()
+}

@@ -1,0 +1,124 @@
+//! From croft.v1's messages to `model`, by hand. An empty text on the wire is nothing here; a time stamp that is none is nothing too.
+
+use croft_proto::v1;
+
+use crate::{
+    error::Error,
+    model::{Agent, Attempt, Build, BuildDetail, Moment, Stage, Transfer},
+};
+
+/// A farm's answer about one build.
+pub(crate) fn build_detail(answer: v1::GetBuildResponse) -> Result<BuildDetail, Error> {
+    let mut stages: Vec<Stage> = answer.stages.into_iter().map(stage).collect();
+    stages.sort_by_key(|stage| stage.number);
+    Ok(BuildDetail {
+        build: build(answer.build.ok_or(Error::Malformed("the build"))?),
+        stages,
+        transfers: answer.transfers.into_iter().map(transfer).collect(),
+    })
+}
+
+pub(crate) fn build(build: v1::Build) -> Build {
+    Build {
+        id: build.id,
+        client_ref: build.client_ref,
+        project: build.project,
+        state: build.state,
+        created_at: build.created_at.and_then(moment),
+        finished_at: build.finished_at.and_then(moment),
+        platforms: build.platforms,
+        error: some(build.error),
+        published: build.published,
+        digest: some(build.digest),
+    }
+}
+
+fn stage(stage: v1::Stage) -> Stage {
+    Stage {
+        number: stage.number,
+        name: stage.name,
+        kind: stage.kind,
+        state: stage.state,
+        home: some(stage.home),
+        users: stage.users,
+        waiting_for: some(stage.waiting_for),
+        inputs: stage.inputs,
+        attempts: stage.attempts.into_iter().map(attempt).collect(),
+    }
+}
+
+fn attempt(attempt: v1::Attempt) -> Attempt {
+    Attempt {
+        id: attempt.id,
+        agent: attempt.agent,
+        state: attempt.state,
+        reason: attempt.reason,
+        created_at: attempt.created_at.and_then(moment),
+        started_at: attempt.started_at.and_then(moment),
+        finished_at: attempt.finished_at.and_then(moment),
+        error: some(attempt.error),
+        vertices_cached: attempt.vertices_cached,
+        vertices_run: attempt.vertices_run,
+    }
+}
+
+fn transfer(transfer: v1::Transfer) -> Transfer {
+    Transfer {
+        from_stage: transfer.from_stage,
+        to_stages: transfer.to_stages,
+        digest: transfer.digest,
+        bytes: transfer.bytes,
+    }
+}
+
+pub(crate) fn agent(agent: v1::Agent) -> Agent {
+    Agent {
+        id: agent.id,
+        name: agent.name,
+        state: agent.state,
+        draining: agent.draining,
+        native_platform: agent.native_platform,
+        platforms: agent.platforms,
+        emulated_platforms: agent.emulated_platforms,
+        slots: agent.slots,
+        running: agent.running,
+        engine: agent.engine,
+        version: agent.version,
+        last_seen: agent.last_seen.and_then(moment),
+        disk_total_bytes: agent.disk_total_bytes,
+        disk_free_bytes: agent.disk_free_bytes,
+    }
+}
+
+fn moment(stamp: prost_types::Timestamp) -> Option<Moment> {
+    let nanos = u32::try_from(stamp.nanos).ok()?;
+    chrono::DateTime::from_timestamp(stamp.seconds, nanos).map(Moment)
+}
+
+fn some(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_stamp_that_is_none_is_nothing_instead_of_a_panic() {
+        for (seconds, nanos) in [(i64::MAX, 0), (i64::MIN, 0), (0, -1), (0, i32::MAX)] {
+            assert_eq!(
+                moment(prost_types::Timestamp { seconds, nanos }),
+                None,
+                "{seconds} {nanos}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_without_its_build_is_an_error() {
+        assert!(matches!(
+            build_detail(v1::GetBuildResponse::default()),
+            Err(Error::Malformed(_))
+        ));
+    }
+}

@@ -1,0 +1,148 @@
+//! What a farm says of its builds and agents, as this command shows it. With `--format json` these are printed as they are: names and
+//! meanings of fields stay, new fields may come.
+//!
+//! States and kinds are texts, not enums: a newer farm may have more of them, and they are only shown.
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+
+/// A moment; in JSON as RFC 3339 with milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub DateTime<Utc>);
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+    }
+}
+
+/// One build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Build {
+    /// Its id.
+    pub id: String,
+    /// The client's own reference: the last part of buildx's build reference.
+    pub client_ref: String,
+    /// The project whose caches it uses.
+    pub project: String,
+    /// `planning`, `running`, `publishing`, `succeeded`, `failed` or `cancelled`.
+    pub state: String,
+    /// When it began.
+    pub created_at: Option<Moment>,
+    /// When it ended.
+    pub finished_at: Option<Moment>,
+    /// The platforms, as the client asked for them.
+    pub platforms: Vec<String>,
+    /// Why it failed or was cancelled.
+    pub error: Option<String>,
+    /// The references that were published, tags included.
+    pub published: Vec<String>,
+    /// The digest of the manifest list or manifest.
+    pub digest: Option<String>,
+}
+
+/// One build with its plan as it ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BuildDetail {
+    /// The build.
+    #[serde(flatten)]
+    pub build: Build,
+    /// Its stages, by number.
+    pub stages: Vec<Stage>,
+    /// The results that went through the stage registry.
+    pub transfers: Vec<Transfer>,
+}
+
+/// A part of a build that runs on one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stage {
+    /// Its number in the build.
+    pub number: u32,
+    /// What it does, for people.
+    pub name: String,
+    /// `shared`, `cross` or `target`.
+    pub kind: String,
+    /// `waiting`, `ready`, `running`, `done`, `failed` or `cancelled`.
+    pub state: String,
+    /// The platform whose agents run it natively; none if any agent can.
+    pub home: Option<String>,
+    /// The target platforms that need it.
+    pub users: Vec<String>,
+    /// Why it waits.
+    pub waiting_for: Option<String>,
+    /// The stages whose results it takes.
+    pub inputs: Vec<u32>,
+    /// The tries at it, oldest first.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One try at a stage, on one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Attempt {
+    /// Its id.
+    pub id: String,
+    /// The agent's name.
+    pub agent: String,
+    /// `offered`, `running`, `succeeded`, `failed`, `cancelled` or `lost`.
+    pub state: String,
+    /// Why this agent.
+    pub reason: String,
+    /// When it was offered to the agent.
+    pub created_at: Option<Moment>,
+    /// When the agent began.
+    pub started_at: Option<Moment>,
+    /// When it ended.
+    pub finished_at: Option<Moment>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Steps whose result the engine's cache had.
+    pub vertices_cached: u32,
+    /// Steps that ran.
+    pub vertices_run: u32,
+}
+
+/// A stage's result that went through the stage registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Transfer {
+    /// Whose result.
+    pub from_stage: u32,
+    /// Who took it.
+    pub to_stages: Vec<u32>,
+    /// Its manifest's digest.
+    pub digest: String,
+    /// The compressed size of its own layers.
+    pub bytes: u64,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Agent {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `connected` or `away`.
+    pub state: String,
+    /// Whether it takes no new work.
+    pub draining: bool,
+    /// What its engine's machine is.
+    pub native_platform: String,
+    /// What it runs without an emulator, `native_platform` first.
+    pub platforms: Vec<String>,
+    /// What it may run through an emulator.
+    pub emulated_platforms: Vec<String>,
+    /// How many attempts it runs at once.
+    pub slots: u32,
+    /// How many it runs now.
+    pub running: u32,
+    /// Kind and version of its engine.
+    pub engine: String,
+    /// The agent's own version.
+    pub version: String,
+    /// When the farm last heard of it.
+    pub last_seen: Option<Moment>,
+    /// Size of the engine's disk; 0 if it is not known.
+    pub disk_total_bytes: u64,
+    /// What is free of it.
+    pub disk_free_bytes: u64,
+}

@@ -1,0 +1,106 @@
+//! `builds ls` and `agents ls`: one line each.
+
+use super::text::{Cell, Paint, Side, Table, Tone, between, bytes, cell, moment, plain};
+use crate::model::{Agent, Build, Moment};
+
+/// Builds as a table, in the order given; running ones as of `now`.
+pub fn builds(builds: &[Build], paint: Paint, now: Moment) -> String {
+    if builds.is_empty() {
+        return "No builds.\n".to_owned();
+    }
+    let columns = ["ID", "STATE", "CREATED", "TOOK", "PLATFORMS", "PUBLISHED"];
+    let mut table = Table::new(columns.map(|title| {
+        (
+            title,
+            if title == "TOOK" {
+                Side::Right
+            } else {
+                Side::Left
+            },
+        )
+    }));
+    for build in builds {
+        let took = build
+            .created_at
+            .map(|from| between(from, build.finished_at.unwrap_or(now)));
+        table.row([
+            plain(&build.id),
+            cell(&build.state, Tone::of_state(&build.state)),
+            plain(build.created_at.map(moment).unwrap_or_default()),
+            plain(took.unwrap_or_default()),
+            plain(build.platforms.join(",")),
+            plain(build.published.join(" ")),
+        ]);
+    }
+    table.render(paint, "")
+}
+
+/// Agents as a table, in the order given; when they were seen, as of `now`.
+pub fn agents(agents: &[Agent], paint: Paint, now: Moment) -> String {
+    if agents.is_empty() {
+        return "No agents: start croft-agent beside an engine and point it at this farm.\n"
+            .to_owned();
+    }
+    let mut table = Table::new([
+        ("NAME", Side::Left),
+        ("STATE", Side::Left),
+        ("RUNS", Side::Right),
+        ("DISK FREE", Side::Left),
+        ("SEEN", Side::Right),
+        ("ENGINE", Side::Left),
+        ("VERSION", Side::Left),
+        ("PLATFORMS", Side::Left),
+    ]);
+    for agent in agents {
+        table.row([
+            cell(&agent.name, Tone::Strong),
+            state(agent),
+            plain(format!("{} of {}", agent.running, agent.slots)),
+            plain(disk(agent)),
+            plain(
+                agent
+                    .last_seen
+                    .map(|seen| format!("{} ago", between(seen, now)))
+                    .unwrap_or_default(),
+            ),
+            plain(&agent.engine),
+            plain(&agent.version),
+            plain(platforms(agent)),
+        ]);
+    }
+    table.render(paint, "")
+}
+
+fn state(agent: &Agent) -> Cell {
+    match (agent.state.as_str(), agent.draining) {
+        ("connected", true) => cell("draining", Tone::Busy),
+        (state, true) => cell(format!("{state}, draining"), Tone::of_state(state)),
+        (state, false) => cell(state, Tone::of_state(state)),
+    }
+}
+
+fn disk(agent: &Agent) -> String {
+    match agent.disk_total_bytes {
+        0 => String::new(),
+        total => format!("{} of {}", bytes(agent.disk_free_bytes), bytes(total)),
+    }
+}
+
+/// The native one first, then what else runs without an emulator, then what runs with one.
+fn platforms(agent: &Agent) -> String {
+    let others = agent
+        .platforms
+        .iter()
+        .filter(|platform| **platform != agent.native_platform);
+    let mut all = agent.native_platform.clone();
+    for platform in others {
+        all.push_str(&format!(", {platform}"));
+    }
+    if !agent.emulated_platforms.is_empty() {
+        all.push_str(&format!(
+            "; emulates {}",
+            agent.emulated_platforms.join(", ")
+        ));
+    }
+    all
+}
