@@ -29,10 +29,10 @@ pub struct Disk {
 pub fn measure(path: &Path) -> Option<Disk> {
     let there = path.ancestors().find(|path| path.exists())?;
     let about = nix::sys::statvfs::statvfs(there).ok()?;
-    let block = u64::try_from(about.fragment_size()).ok()?;
+    let block = about.fragment_size();
     Some(Disk {
-        total: u64::from(about.blocks()).saturating_mul(block),
-        free: u64::from(about.blocks_available()).saturating_mul(block),
+        total: about.blocks().saturating_mul(block),
+        free: about.blocks_available().saturating_mul(block),
     })
 }
 

@@ -202,10 +202,9 @@ async fn connection(
 
 fn describe(status: &Status) -> String {
     use std::error::Error;
-    status.source().map_or_else(
-        || status.message().to_owned(),
-        |source| crate::root_cause(source),
-    )
+    status
+        .source()
+        .map_or_else(|| status.message().to_owned(), crate::root_cause)
 }
 
 /// The heartbeats without an answer yet, oldest first: when each went out and whom it named.

@@ -9,7 +9,7 @@ use std::{
 use croft_buildkit::{
     api::{
         control::{CacheOptions, Exporter, SolveRequest},
-        frontend, pb,
+        frontend,
     },
     gateway::BuildRef,
     trace::TraceContext,
@@ -122,12 +122,7 @@ pub async fn export(
     let request = SolveRequest {
         r#ref: solve.to_string(),
         // An empty definition is the scratch image; none at all would open a gateway job.
-        definition: Some(
-            output
-                .definition
-                .clone()
-                .unwrap_or_else(pb::Definition::default),
-        ),
+        definition: Some(output.definition.clone().unwrap_or_default()),
         exporters: vec![Exporter {
             r#type: export.kind.clone(),
             attrs: export.attrs.clone(),
