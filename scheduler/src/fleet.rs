@@ -86,8 +86,8 @@ pub struct AgentView {
     pub caps: BTreeSet<String>,
     /// Bytes that are free where its engine keeps its state; `None` if it has not said.
     pub disk_free: Option<u64>,
-    /// What its engine's cache holds, and what running it took. Attempts that it runs now count as if they were done.
-    pub cache: BTreeMap<CacheIdentity, Duration>,
+    /// What its engine's cache holds. Attempts that it runs now count as if they were done.
+    pub cache: BTreeSet<CacheIdentity>,
     /// The cache mounts that it has filled, of every project.
     pub mounts: BTreeSet<(Project, String)>,
     /// When each project last ran something here.

@@ -131,7 +131,7 @@ impl<'a> Desk<'a> {
     }
 
     fn holds(&self, identity: &CacheIdentity) -> bool {
-        self.agent.cache.contains_key(identity) || self.cache.contains(identity)
+        self.agent.cache.contains(identity) || self.cache.contains(identity)
     }
 
     fn has_mount(&self, mount: &(Project, String)) -> bool {

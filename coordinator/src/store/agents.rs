@@ -1,0 +1,295 @@
+//! Agents: who there is, and whether they are connected.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use croft_planner::Platform;
+use croft_scheduler::AgentId;
+use croft_scheduler::fleet::{Duty, Health, Presence};
+
+use super::convert::{bigint, int, read, texts, ubigint, uint};
+use super::error::changed;
+use super::wake::wake;
+use super::{Store, StoreError, Wake};
+
+/// Which of an agent's connections something was said over: grows with each hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub i64);
+
+/// What an agent says of itself when it connects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Unique in the farm.
+    pub name: String,
+    /// What its machine is.
+    pub native: Platform,
+    /// What it runs without an emulator, `native` first.
+    pub platforms: Vec<Platform>,
+    /// What it runs through an emulator and is allowed to.
+    pub emulated: Vec<Platform>,
+    /// How many attempts it runs at once.
+    pub slots: u32,
+    /// As it was started with.
+    pub labels: BTreeMap<String, String>,
+    /// Of the agent's program.
+    pub version: String,
+    /// "buildkitd" or "docker".
+    pub engine_kind: String,
+    /// Of the engine.
+    pub engine_version: String,
+    /// Capabilities of the engine's LLB.
+    pub llb_caps: Vec<String>,
+    /// Capabilities of the engine's gateway.
+    pub frontend_caps: Vec<String>,
+    /// Where the engine keeps its state; `None` if it didn't say.
+    pub disk: Option<Disk>,
+}
+
+/// A disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// All of it.
+    pub total: u64,
+    /// What is free.
+    pub free: u64,
+}
+
+/// What an agent says of itself from time to time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Whether its engine answers.
+    pub health: Health,
+    /// Where the engine keeps its state; `None`: as before.
+    pub disk: Option<Disk>,
+}
+
+/// An agent's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentLink {
+    /// The agent's id: the same as long as the farm knows its name.
+    pub id: AgentId,
+    /// Which connection.
+    pub epoch: Epoch,
+    /// Whether it is to take work.
+    pub duty: Duty,
+}
+
+/// An agent as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentRow {
+    /// Its id.
+    pub id: AgentId,
+    /// What it said when it connected last. `disk` is the newest.
+    pub hello: Hello,
+    /// Whether it is connected.
+    pub presence: Presence,
+    /// Which connection it is or was.
+    pub epoch: Epoch,
+    /// Whether its engine answers.
+    pub health: Health,
+    /// Whether it takes new work.
+    pub duty: Duty,
+    /// When it first came.
+    pub first_seen: DateTime<Utc>,
+    /// When it was last heard.
+    pub last_seen: DateTime<Utc>,
+    /// Attempts that it was offered or runs.
+    pub running: u32,
+}
+
+impl Store {
+    /// An agent connects. One that the farm knows by its name keeps its id (else it gets `new`), and what it says over older connections
+    /// doesn't count any more.
+    pub async fn agent_hello(&self, new: AgentId, hello: &Hello) -> Result<AgentLink, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let row = sqlx::query!(
+            "INSERT INTO agents (id, name, native_platform, platforms, emulated_platforms, slots, labels, version,
+                                 engine_kind, engine_version, llb_caps, frontend_caps, disk_total, disk_free,
+                                 state, healthy, epoch)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'connected', true, 1)
+             ON CONFLICT (name) DO UPDATE
+             SET native_platform = EXCLUDED.native_platform, platforms = EXCLUDED.platforms,
+                 emulated_platforms = EXCLUDED.emulated_platforms, slots = EXCLUDED.slots, labels = EXCLUDED.labels,
+                 version = EXCLUDED.version, engine_kind = EXCLUDED.engine_kind,
+                 engine_version = EXCLUDED.engine_version, llb_caps = EXCLUDED.llb_caps,
+                 frontend_caps = EXCLUDED.frontend_caps, disk_total = EXCLUDED.disk_total,
+                 disk_free = EXCLUDED.disk_free, state = 'connected', healthy = true,
+                 epoch = agents.epoch + 1, last_seen = now()
+             RETURNING id, epoch, draining",
+            new.0,
+            hello.name,
+            hello.native.to_string(),
+            &texts(&hello.platforms),
+            &texts(&hello.emulated),
+            int(hello.slots.min(i32::MAX.unsigned_abs())),
+            serde_json::json!(hello.labels),
+            hello.version,
+            hello.engine_kind,
+            hello.engine_version,
+            &hello.llb_caps,
+            &hello.frontend_caps,
+            hello.disk.map(|disk| bigint(disk.total)),
+            hello.disk.map(|disk| bigint(disk.free)),
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        wake(&mut tx, &[Wake::Placement]).await?;
+        tx.commit().await?;
+        Ok(AgentLink {
+            id: AgentId(row.id),
+            epoch: Epoch(row.epoch),
+            duty: duty(row.draining),
+        })
+    }
+
+    /// An agent was heard. Stale if it has connected anew or was taken for away.
+    pub async fn agent_heartbeat(
+        &self,
+        agent: AgentId,
+        epoch: Epoch,
+        beat: &Heartbeat,
+    ) -> Result<(), StoreError> {
+        // Waking is for what placement cares about: an engine that came back, or a disk that isn't full any more.
+        let mut tx = self.pool.begin().await?;
+        let changed_health = sqlx::query_scalar!(
+            r#"UPDATE agents AS a
+               SET last_seen = now(), healthy = $3,
+                   disk_total = COALESCE($4, a.disk_total), disk_free = COALESCE($5, a.disk_free)
+               FROM (SELECT id, healthy FROM agents WHERE id = $1 FOR NO KEY UPDATE) AS before
+               WHERE a.id = before.id AND a.epoch = $2 AND a.state = 'connected'
+               RETURNING before.healthy <> $3 AS "changed!""#,
+            agent.0,
+            epoch.0,
+            beat.health == Health::Healthy,
+            beat.disk.map(|disk| bigint(disk.total)),
+            beat.disk.map(|disk| bigint(disk.free)),
+        )
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or(StoreError::Stale { what: "the agent" })?;
+        if changed_health {
+            wake(&mut tx, &[Wake::Placement]).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// An agent's connection ended. Stale if it has another already.
+    pub async fn agent_away(&self, agent: AgentId, epoch: Epoch) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let rows = sqlx::query!(
+            "UPDATE agents SET state = 'away' WHERE id = $1 AND epoch = $2 AND state = 'connected'",
+            agent.0,
+            epoch.0,
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        changed(rows, "the agent")?;
+        wake(&mut tx, &[Wake::Placement]).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// A coordinator starts: nobody is connected to it yet.
+    pub async fn agent_all_away(&self) -> Result<(), StoreError> {
+        sqlx::query!("UPDATE agents SET state = 'away' WHERE state = 'connected'")
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Has an agent take no new work, or take it again. Stale if there is no such agent.
+    pub async fn agent_duty(&self, agent: AgentId, duty: Duty) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let rows = sqlx::query!(
+            "UPDATE agents SET draining = $2 WHERE id = $1",
+            agent.0,
+            duty == Duty::Draining,
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        changed(rows, "the agent")?;
+        wake(&mut tx, &[Wake::Placement]).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// The engine's cache is empty (it was pruned, or is a new one): placement is to expect nothing there.
+    pub async fn agent_cache_forget(&self, agent: AgentId) -> Result<(), StoreError> {
+        sqlx::query!("DELETE FROM agent_cache WHERE agent = $1", agent.0)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Every agent that the farm knows, by name.
+    pub async fn agent_list(&self) -> Result<Vec<AgentRow>, StoreError> {
+        agent_rows(&mut *self.pool.acquire().await?).await
+    }
+}
+
+pub(super) async fn agent_rows(
+    connection: &mut sqlx::PgConnection,
+) -> Result<Vec<AgentRow>, StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT a.*, (SELECT count(*) FROM attempts AS t WHERE t.agent = a.id AND t.state IN ('offered', 'running')) AS "running!"
+           FROM agents AS a ORDER BY a.name"#
+    )
+    .fetch_all(connection)
+    .await?;
+    let rows = rows.into_iter().map(|row| {
+        let list = |what, texts: &[String]| {
+            texts
+                .iter()
+                .map(|text| read(what, text))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let labels =
+            serde_json::from_value(row.labels).map_err(|error| StoreError::Unreadable {
+                what: "agents.labels",
+                detail: error.to_string(),
+            })?;
+        Ok(AgentRow {
+            id: AgentId(row.id),
+            hello: Hello {
+                name: row.name,
+                native: read("agents.native_platform", &row.native_platform)?,
+                platforms: list("agents.platforms", &row.platforms)?,
+                emulated: list("agents.emulated_platforms", &row.emulated_platforms)?,
+                slots: uint(row.slots),
+                labels,
+                version: row.version,
+                engine_kind: row.engine_kind,
+                engine_version: row.engine_version,
+                llb_caps: row.llb_caps,
+                frontend_caps: row.frontend_caps,
+                disk: row.disk_total.zip(row.disk_free).map(|(total, free)| Disk {
+                    total: ubigint(total),
+                    free: ubigint(free),
+                }),
+            },
+            presence: match &*row.state {
+                "connected" => Presence::Connected,
+                _ => Presence::Away,
+            },
+            epoch: Epoch(row.epoch),
+            health: if row.healthy {
+                Health::Healthy
+            } else {
+                Health::Unhealthy
+            },
+            duty: duty(row.draining),
+            first_seen: row.first_seen,
+            last_seen: row.last_seen,
+            running: u32::try_from(row.running).unwrap_or(u32::MAX),
+        })
+    });
+    rows.collect()
+}
+
+fn duty(draining: bool) -> Duty {
+    if draining {
+        Duty::Draining
+    } else {
+        Duty::Active
+    }
+}

@@ -1,0 +1,162 @@
+//! Getting to the database: configuration, the pool, and a schema that is up to date.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::MigrateError;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use super::Store;
+use super::error::is_away;
+
+/// The oldest PostgreSQL that the statements here were tried on.
+const OLDEST: u32 = 15;
+
+/// Where the database is.
+#[derive(Clone)]
+pub struct DatabaseConfig {
+    /// As `postgres://user:password@host:port/database`.
+    pub url: String,
+    /// Connections to hold at most.
+    pub connections: u32,
+}
+
+impl DatabaseConfig {
+    /// A configuration from its parts.
+    pub fn new(url: impl Into<String>, connections: u32) -> DatabaseConfig {
+        DatabaseConfig {
+            url: url.into(),
+            connections,
+        }
+    }
+}
+
+impl fmt::Debug for DatabaseConfig {
+    /// Without the URL: it may have a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseConfig")
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The database can't be used. One line each, with what to do; none of them repeats the URL.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL can't be read.
+    #[error("--database-url is not a PostgreSQL URL: write it as postgres://user@host/database")]
+    BadUrl,
+    /// Nobody answers there.
+    #[error("no PostgreSQL answers at {place}: start it, or correct --database-url ({reason})")]
+    Away {
+        /// Host and port, or socket.
+        place: String,
+        /// What the connection failed with.
+        reason: String,
+    },
+    /// It answers and refuses.
+    #[error("PostgreSQL at {place} refuses the connection: {reason}")]
+    Refused {
+        /// Host and port, or socket.
+        place: String,
+        /// As it says.
+        reason: String,
+    },
+    /// It lacks what the statements need.
+    #[error("PostgreSQL at {place} is version {found}: croft needs 15 or newer")]
+    TooOld {
+        /// Host and port, or socket.
+        place: String,
+        /// As it names itself.
+        found: String,
+    },
+    /// A newer coordinator has changed the schema in a way that this one doesn't know.
+    #[error(
+        "the database has a newer schema (migration {version}) than this coordinator knows: update the coordinator"
+    )]
+    TooNew {
+        /// The migration's number.
+        version: i64,
+    },
+    /// The schema can't be brought up to date.
+    #[error("the database's schema can't be updated: {0}")]
+    Migration(String),
+}
+
+impl Store {
+    /// Connects, and brings the schema up to date. Of several coordinators that start at once one migrates and the others wait.
+    pub async fn connect(config: &DatabaseConfig) -> Result<Store, ConnectError> {
+        let options = PgConnectOptions::from_str(&config.url).map_err(|_| ConnectError::BadUrl)?;
+        let options = options.application_name("croft-coordinator");
+        let place = place(&options);
+        let refused = |error: sqlx::Error| {
+            let reason = one_line(&error);
+            let place = place.clone();
+            if is_away(&error) {
+                ConnectError::Away { place, reason }
+            } else {
+                ConnectError::Refused { place, reason }
+            }
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(config.connections.max(2))
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_with(options)
+            .await
+            .map_err(refused)?;
+
+        // A question to the server, not to the schema: there is nothing for the compiler to check.
+        let found: String = sqlx::query_scalar("SHOW server_version")
+            .fetch_one(&pool)
+            .await
+            .map_err(refused)?;
+        let major = found
+            .split(|c: char| !c.is_ascii_digit())
+            .next()
+            .and_then(|digits| digits.parse::<u32>().ok());
+        if major.is_none_or(|major| major < OLDEST) {
+            return Err(ConnectError::TooOld { place, found });
+        }
+        sqlx::migrate!("../migrations")
+            .run(&pool)
+            .await
+            .map_err(|error| match error {
+                MigrateError::VersionMissing(version) => ConnectError::TooNew { version },
+                MigrateError::Execute(error) => refused(error),
+                other => ConnectError::Migration(one_line(&other)),
+            })?;
+        Ok(Store { pool })
+    }
+
+    /// Whether the database answers now.
+    pub async fn ping(&self) -> Result<(), super::StoreError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Ends the connections, once what is under way is done.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn place(options: &PgConnectOptions) -> String {
+    match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    }
+}
+
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,183 @@
+//! One set of artifacts: when a result is lost that somebody still needs, its producer runs again, and so does everything in this build that
+//! came from it. Otherwise two results of one producer could meet in one image.
+
+use croft_planner::{EdgeId, StageId};
+use croft_scheduler::{AgentId, BuildId};
+use sqlx::PgConnection;
+
+use super::attempts::LiveAttempt;
+use super::convert::{int, uint};
+use super::error::changed;
+use super::stages::settle;
+use super::wake::wake;
+use super::{Store, StoreError, Wake};
+
+/// What a loss has undone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Invalidated {
+    /// The stages that run again.
+    pub stages: Vec<StageId>,
+    /// The attempts that it ended: their agents are to be told.
+    pub cancelled: Vec<LiveAttempt>,
+    /// Those of `stages` that are ready at once.
+    pub ready: Vec<StageId>,
+}
+
+impl Store {
+    /// An agent's keeper for a build is gone, and with it the results that only it held. Nothing is undone that nobody needs any more.
+    pub async fn output_lose_held(
+        &self,
+        build: BuildId,
+        agent: AgentId,
+    ) -> Result<Invalidated, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        if !lock_running(&mut tx, build).await? {
+            return Ok(Invalidated::default());
+        }
+        // A target that is held was only to be built: that was done.
+        sqlx::query!(
+            "UPDATE outputs
+             SET agent = NULL,
+                 state = CASE WHEN state = 'held' AND kind = 'edge' THEN 'missing' ELSE state END,
+                 attempt = CASE WHEN state = 'held' AND kind = 'edge' THEN NULL ELSE attempt END
+             WHERE build = $1 AND agent = $2",
+            build.0,
+            agent.0,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let invalidated = invalidate_lost(&mut tx, build).await?;
+        tx.commit().await?;
+        Ok(invalidated)
+    }
+
+    /// The registry has lost an edge's image. Where a keeper still holds the result, only the image is forgotten.
+    pub async fn output_lose_image(
+        &self,
+        build: BuildId,
+        edge: EdgeId,
+        digest: &str,
+    ) -> Result<Invalidated, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        if !lock_running(&mut tx, build).await? {
+            return Ok(Invalidated::default());
+        }
+        let rows = sqlx::query!(
+            "UPDATE outputs
+             SET state = CASE WHEN agent IS NULL THEN 'missing' ELSE 'held' END,
+                 attempt = CASE WHEN agent IS NULL THEN NULL ELSE attempt END,
+                 digest = NULL, bytes = NULL, response = NULL
+             WHERE build = $1 AND kind = 'edge' AND number = $2 AND state = 'exported' AND digest = $3",
+            build.0,
+            int(edge.0),
+            digest,
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        changed(rows, "the output")?;
+        let invalidated = invalidate_lost(&mut tx, build).await?;
+        tx.commit().await?;
+        Ok(invalidated)
+    }
+}
+
+async fn lock_running(tx: &mut PgConnection, build: BuildId) -> Result<bool, StoreError> {
+    let locked = sqlx::query_scalar!(
+        "SELECT id FROM builds WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE",
+        build.0
+    )
+    .fetch_optional(tx)
+    .await?;
+    Ok(locked.is_some())
+}
+
+/// Runs again the stages that are done but whose results are missing where they are still needed.
+async fn invalidate_lost(tx: &mut PgConnection, build: BuildId) -> Result<Invalidated, StoreError> {
+    let roots = sqlx::query_scalar!(
+        "SELECT DISTINCT o.stage FROM outputs AS o
+         JOIN stages AS producer ON producer.build = o.build AND producer.number = o.stage
+         JOIN stages AS consumer ON consumer.build = o.build AND consumer.number = ANY (o.consumers)
+         WHERE o.build = $1 AND o.kind = 'edge' AND o.state = 'missing'
+           AND producer.state = 'done' AND consumer.state <> 'done'",
+        build.0,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let roots: Vec<StageId> = roots
+        .into_iter()
+        .map(|number| StageId(uint(number)))
+        .collect();
+    if roots.is_empty() {
+        return Ok(Invalidated::default());
+    }
+    let invalidated = invalidate(tx, build, &roots).await?;
+    wake(tx, &[Wake::Build(build), Wake::Placement]).await?;
+    Ok(invalidated)
+}
+
+/// Takes these stages back, all that came from them, and all that must run again so that they can. Under the lock of the build's row.
+pub(super) async fn invalidate(
+    tx: &mut PgConnection,
+    build: BuildId,
+    roots: &[StageId],
+) -> Result<Invalidated, StoreError> {
+    let roots: Vec<i32> = roots.iter().map(|stage| int(stage.0)).collect();
+    let stages = sqlx::query_scalar!(
+        "WITH RECURSIVE invalid (number) AS (
+             SELECT UNNEST($2::int[])
+           UNION
+             SELECT next.number FROM invalid AS i CROSS JOIN LATERAL (
+                 SELECT UNNEST(o.consumers) AS number FROM outputs AS o
+                 WHERE o.build = $1 AND o.kind = 'edge' AND o.stage = i.number
+               UNION ALL
+                 SELECT o.stage FROM outputs AS o
+                 JOIN stages AS producer ON producer.build = o.build AND producer.number = o.stage
+                 WHERE o.build = $1 AND o.kind = 'edge' AND o.state = 'missing' AND i.number = ANY (o.consumers)
+                   AND producer.state = 'done'
+             ) AS next
+         )
+         UPDATE stages AS s SET state = 'waiting', since = now(), waiting_for = NULL, unserved_since = NULL
+         FROM invalid
+         WHERE s.build = $1 AND s.number = invalid.number AND s.state IN ('ready', 'running', 'done')
+         RETURNING s.number",
+        build.0,
+        &roots,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    let cancelled = sqlx::query!(
+        "UPDATE attempts SET state = 'cancelled', finished_at = now(), error = 'a result that it takes was lost'
+         WHERE build = $1 AND stage = ANY ($2) AND state IN ('offered', 'running')
+         RETURNING id, token, stage, agent",
+        build.0,
+        &stages,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    sqlx::query!(
+        "UPDATE outputs
+         SET state = 'missing', agent = NULL, attempt = NULL, digest = NULL, bytes = NULL, response = NULL
+         WHERE build = $1 AND stage = ANY ($2) AND state <> 'missing'",
+        build.0,
+        &stages,
+    )
+    .execute(&mut *tx)
+    .await?;
+    let ready = settle(tx, build).await?;
+    let mut stages: Vec<StageId> = stages
+        .into_iter()
+        .map(|number| StageId(uint(number)))
+        .collect();
+    stages.sort();
+    let mut cancelled: Vec<LiveAttempt> = cancelled
+        .into_iter()
+        .map(|row| LiveAttempt::new(row.id, row.token, build, row.stage, row.agent))
+        .collect();
+    cancelled.sort_by_key(|attempt| attempt.held.token);
+    Ok(Invalidated {
+        stages,
+        cancelled,
+        ready,
+    })
+}

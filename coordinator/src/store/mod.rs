@@ -1,0 +1,63 @@
+//! All SQL. PostgreSQL is the only truth of a farm: what is not here has not happened.
+//!
+//! | table | what, and why |
+//! |---|---|
+//! | `builds` | one row for each request: its state, its end and its reason, and the bytes from which its plan can be made again |
+//! | `stages` | the parts of a plan, with what placement needs to know of them, so that a coordinator that starts places without planning |
+//! | `outputs` | what stages make (cut edges and targets) and where it is: readiness follows from this table alone |
+//! | `attempts` | who tries a stage, under which lease and fencing token, and how it ended; never deleted before its build |
+//! | `agents` | who there is and whether they are connected; an agent keeps its row when it leaves |
+//! | `agent_cache` | hints for placement: losing them costs time, never correctness |
+//! | `logs`, `events` | what builds said and what happened to them, for people who come later |
+//! | `publications` | the tags that are to move, written before the first moves |
+//!
+//! Rules:
+//! - Each transition is a statement that names the state it expects, and for attempts the token. Zero rows changed is
+//!   [`StoreError::Stale`]: the caller's snapshot was old, or the report late. `croft_scheduler::lifecycle` has the tables.
+//! - What changes several rows of one build does so under a lock of the build's row: each such transition sees what the ones before it did,
+//!   so that the last of two inputs that come at once makes its consumer ready.
+//! - Several rows travel as arrays: the number of statements for a stage doesn't grow with the stage.
+//! - A transaction that makes work for somebody says so on the channel [`WAKE_CHANNEL`] when it commits. A wake can be missed (a
+//!   connection may break): those who listen poll as well.
+//! - Times are the database's: no two clocks are compared.
+//! - No secrets: neither credentials nor session contents have a column.
+
+mod agents;
+mod attempts;
+mod builds;
+mod connect;
+mod convert;
+mod error;
+mod events;
+mod invalidate;
+mod logs;
+mod outputs;
+mod publications;
+mod stages;
+mod views;
+mod wake;
+
+pub use agents::{AgentLink, AgentRow, Disk, Epoch, Heartbeat, Hello};
+pub use attempts::{
+    AttemptDone, AttemptEnd, AttemptFailure, AttemptRow, Binding, Held, LiveAttempt, NewAttempt,
+    Offered, Outcome,
+};
+pub use builds::{BuildEnd, BuildFilter, BuildRow, Found, NewBuild};
+pub use connect::{ConnectError, DatabaseConfig};
+pub use error::StoreError;
+pub use events::EventRow;
+pub use invalidate::Invalidated;
+pub use logs::LogChunk;
+pub use outputs::{Exported, OutputDone, OutputRow, OutputState};
+pub use publications::{NewPublication, PublicationRow, PublicationState};
+pub use stages::{Hold, PlanRows, StageRow, Wants};
+pub use views::{BuildView, Snapshot};
+pub use wake::{WAKE_CHANNEL, Wake, Wakes};
+
+use sqlx::PgPool;
+
+/// The way to the database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pool: PgPool,
+}

@@ -1,0 +1,456 @@
+//! Snapshots: what the scheduler decides on, and a build whole. Each is read in one transaction that sees one state of the database, in a
+//! number of statements that doesn't grow with the farm.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use croft_planner::{CacheIdentity, EdgeId, StageId};
+use croft_scheduler::fleet::Load;
+use croft_scheduler::place::{Command, ExportedInput, Input};
+use croft_scheduler::{
+    AgentId, AgentView, BuildId, FleetView, Project, ReadyStage, StageKey, Timestamp,
+};
+use sqlx::{PgConnection, Postgres, Transaction};
+use uuid::Uuid;
+
+use super::agents::agent_rows;
+use super::attempts::attempt_rows;
+use super::convert::{int, platforms, timestamp, ubigint, uint};
+use super::outputs::output_rows;
+use super::publications::publication_rows;
+use super::stages::stage_rows;
+use super::{
+    AgentRow, AttemptRow, BuildRow, OutputRow, PublicationRow, StageRow, Store, StoreError,
+};
+
+/// What the scheduler decides on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// When it was taken, by the database's clock.
+    pub now: Timestamp,
+    /// Every agent, with what it runs and what it holds of what the ready stages need.
+    pub fleet: FleetView,
+    /// The stages that are ready, those that are served first before others.
+    pub ready: Vec<ReadyStage>,
+    /// Since when each of those that nobody can serve waits for an agent.
+    pub unserved: BTreeMap<StageKey, Timestamp>,
+}
+
+/// A build whole, from its rows alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildView {
+    /// The build itself.
+    pub build: BuildRow,
+    /// Its stages, in the plan's order.
+    pub stages: Vec<StageRow>,
+    /// What they make, edges before targets.
+    pub outputs: Vec<OutputRow>,
+    /// All attempts, by stage and age.
+    pub attempts: Vec<AttemptRow>,
+    /// What it publishes.
+    pub publications: Vec<PublicationRow>,
+}
+
+impl Store {
+    /// The fleet with what it runs, but not what it holds: enough to say what it can run at all.
+    pub async fn fleet_view(&self) -> Result<FleetView, StoreError> {
+        let mut tx = self.read_only().await?;
+        let mut agents = agent_views(&mut tx).await?;
+        add_load(&mut tx, &mut agents).await?;
+        tx.commit().await?;
+        Ok(FleetView {
+            agents: agents.into_values().collect(),
+        })
+    }
+
+    /// What a round of placements decides on: the fleet, and at most `limit` ready stages.
+    pub async fn snapshot(&self, limit: u32) -> Result<Snapshot, StoreError> {
+        let mut tx = self.read_only().await?;
+        let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
+            .fetch_one(&mut *tx)
+            .await?;
+        let (mut ready, unserved) = ready_stages(&mut tx, limit).await?;
+        add_inputs(&mut tx, &mut ready).await?;
+        add_failures(&mut tx, &mut ready).await?;
+        let mut agents = agent_views(&mut tx).await?;
+        add_load(&mut tx, &mut agents).await?;
+        add_cache(&mut tx, &mut agents, &mut ready).await?;
+        tx.commit().await?;
+        Ok(Snapshot {
+            now: timestamp(now),
+            fleet: FleetView {
+                agents: agents.into_values().collect(),
+            },
+            ready: ready.into_values().collect(),
+            unserved,
+        })
+    }
+
+    /// A build whole; `None` if there is none of that id.
+    pub async fn build_view(&self, build: BuildId) -> Result<Option<BuildView>, StoreError> {
+        let mut tx = self.read_only().await?;
+        let Some(row) = super::builds::build_row(&mut tx, build).await? else {
+            return Ok(None);
+        };
+        let view = BuildView {
+            build: row,
+            stages: stage_rows(&mut tx, build).await?,
+            outputs: output_rows(&mut tx, build).await?,
+            attempts: attempt_rows(&mut tx, build).await?,
+            publications: publication_rows(&mut tx, build).await?,
+        };
+        tx.commit().await?;
+        Ok(Some(view))
+    }
+
+    async fn read_only(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        Ok(self
+            .pool
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await?)
+    }
+}
+
+impl BuildView {
+    /// Why a stage waits, for people; `None` if it doesn't.
+    pub fn waiting_for(&self, stage: &StageRow) -> Option<String> {
+        use croft_scheduler::StageState::{Ready, Waiting};
+        match stage.state {
+            Ready => stage.waiting_for.clone(),
+            Waiting => {
+                let inputs = self
+                    .outputs
+                    .iter()
+                    .filter(|output| output.consumers.contains(&stage.number));
+                let missing: BTreeSet<StageId> = inputs
+                    .filter(|input| input.state == super::OutputState::Missing)
+                    .map(|input| input.stage)
+                    .collect();
+                let numbers: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                let noun = if numbers.len() == 1 {
+                    "stage"
+                } else {
+                    "stages"
+                };
+                (!numbers.is_empty())
+                    .then(|| format!("the results of {noun} {}", numbers.join(", ")))
+            }
+            _ => None,
+        }
+    }
+
+    /// The stages whose results a stage takes.
+    pub fn inputs_of(&self, stage: StageId) -> BTreeSet<StageId> {
+        let inputs = self
+            .outputs
+            .iter()
+            .filter(|output| output.consumers.contains(&stage));
+        inputs.map(|input| input.stage).collect()
+    }
+}
+
+/// The ready stages, without inputs and failures, and since when each that nobody can serve waits for an agent.
+async fn ready_stages(
+    tx: &mut PgConnection,
+    limit: u32,
+) -> Result<
+    (
+        BTreeMap<StageKey, ReadyStage>,
+        BTreeMap<StageKey, Timestamp>,
+    ),
+    StoreError,
+> {
+    let rows = sqlx::query!(
+        r#"SELECT s.build, s.number, s.name, s.users, s.platforms, s.identities, s.cache_mounts, s.requirements,
+                  s.together, s.since, s.not_before, s.unserved_since, b.project, b.priority, b.created_at,
+                  pin.agent AS "pinned?"
+           FROM stages AS s
+           JOIN builds AS b ON b.id = s.build AND b.state = 'running'
+           LEFT JOIN LATERAL (
+               SELECT t.agent FROM attempts AS t
+               JOIN stages AS g ON g.build = t.build AND g.number = t.stage
+               WHERE t.build = s.build AND t.state IN ('offered', 'running', 'succeeded')
+                 AND (g.together = s.together AND g.number <> s.number OR g.number = s.placed_with)
+               ORDER BY g.number = s.placed_with, t.token DESC
+               LIMIT 1
+           ) AS pin ON true
+           WHERE s.state = 'ready'
+           ORDER BY b.priority DESC, b.created_at, s.build, s.number
+           LIMIT $1"#,
+        i64::from(limit),
+    )
+    .fetch_all(tx)
+    .await?;
+    let (mut ready, mut unserved) = (BTreeMap::new(), BTreeMap::new());
+    for row in rows {
+        let key = StageKey {
+            build: BuildId(row.build),
+            stage: StageId(uint(row.number)),
+        };
+        let requirements =
+            serde_json::from_value(row.requirements).map_err(|error| StoreError::Unreadable {
+                what: "stages.requirements",
+                detail: error.to_string(),
+            })?;
+        let command = |identity| Command {
+            identity: CacheIdentity::new(identity),
+            cost: None,
+        };
+        let stage = ReadyStage {
+            key,
+            alike: alike(&row.project, &row.name, &row.users),
+            project: Project(row.project),
+            priority: row.priority,
+            build_created: timestamp(row.created_at),
+            ready_since: timestamp(row.since),
+            not_before: row.not_before.map_or(Timestamp(0), timestamp),
+            platforms: platforms("stages.platforms", &row.platforms)?,
+            requirements,
+            commands: row.identities.into_iter().map(command).collect(),
+            cache_mounts: row.cache_mounts.into_iter().collect(),
+            together: row.together.map(|stage| StageId(uint(stage))),
+            pinned: row.pinned.map(AgentId),
+            inputs: Vec::new(),
+            failed_on: BTreeMap::new(),
+        };
+        ready.insert(key, stage);
+        if let Some(since) = row.unserved_since {
+            unserved.insert(key, timestamp(since));
+        }
+    }
+    Ok((ready, unserved))
+}
+
+/// What a stage has in common with the same stage of an earlier build. The second half is a key in `agent_cache`.
+fn alike(project: &str, name: &str, users: &[String]) -> String {
+    format!("{project}: {}", alike_key(name, users))
+}
+
+fn alike_key(name: &str, users: &[String]) -> String {
+    format!("{name} for {}", users.join(","))
+}
+
+/// The keys of the stages, as two columns.
+fn columns<'a>(keys: impl Iterator<Item = &'a StageKey>) -> (Vec<Uuid>, Vec<i32>) {
+    keys.map(|key| (key.build.0, int(key.stage.0))).unzip()
+}
+
+async fn add_inputs(
+    tx: &mut PgConnection,
+    ready: &mut BTreeMap<StageKey, ReadyStage>,
+) -> Result<(), StoreError> {
+    let (builds, stages) = columns(ready.keys());
+    let rows = sqlx::query!(
+        r#"SELECT k.build AS "build!", k.number AS "stage!", o.number AS edge, o.agent, o.state, o.bytes,
+                  ARRAY(SELECT DISTINCT t.agent FROM attempts AS t
+                        WHERE t.build = o.build AND o.number = ANY (t.bound_edges) AND o.digest = ANY (t.bound_digests)
+                          AND t.state IN ('running', 'succeeded')) AS "pulled_by!"
+           FROM UNNEST($1::uuid[], $2::int[]) AS k (build, number)
+           JOIN outputs AS o ON o.build = k.build AND o.kind = 'edge' AND k.number = ANY (o.consumers)
+           ORDER BY o.number"#,
+        &builds,
+        &stages,
+    )
+    .fetch_all(tx)
+    .await?;
+    for row in rows {
+        let key = StageKey {
+            build: BuildId(row.build),
+            stage: StageId(uint(row.stage)),
+        };
+        let Some(stage) = ready.get_mut(&key) else {
+            continue;
+        };
+        let exported = (row.state == "exported").then(|| ExportedInput {
+            bytes: row.bytes.map_or(0, ubigint),
+            pulled_by: row.pulled_by.into_iter().map(AgentId).collect(),
+        });
+        stage.inputs.push(Input {
+            edge: EdgeId(uint(row.edge)),
+            held_on: row.agent.map(AgentId),
+            exported,
+        });
+    }
+    Ok(())
+}
+
+async fn add_failures(
+    tx: &mut PgConnection,
+    ready: &mut BTreeMap<StageKey, ReadyStage>,
+) -> Result<(), StoreError> {
+    let (builds, stages) = columns(ready.keys());
+    let rows = sqlx::query!(
+        r#"SELECT t.build, t.stage, t.agent, count(*) AS "count!"
+           FROM UNNEST($1::uuid[], $2::int[]) AS k (build, number)
+           JOIN attempts AS t ON t.build = k.build AND t.stage = k.number
+           WHERE t.state = 'lost' OR t.failure = 'farm'
+           GROUP BY t.build, t.stage, t.agent"#,
+        &builds,
+        &stages,
+    )
+    .fetch_all(tx)
+    .await?;
+    for row in rows {
+        let key = StageKey {
+            build: BuildId(row.build),
+            stage: StageId(uint(row.stage)),
+        };
+        if let Some(stage) = ready.get_mut(&key) {
+            stage.failed_on.insert(
+                AgentId(row.agent),
+                u32::try_from(row.count).unwrap_or(u32::MAX),
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn agent_views(tx: &mut PgConnection) -> Result<BTreeMap<AgentId, AgentView>, StoreError> {
+    let view = |row: AgentRow| {
+        let agent = AgentView {
+            id: row.id,
+            name: row.hello.name,
+            native: row.hello.native,
+            platforms: row.hello.platforms.into_iter().collect(),
+            emulated: row.hello.emulated.into_iter().collect(),
+            slots: row.hello.slots,
+            presence: row.presence,
+            health: row.health,
+            duty: row.duty,
+            caps: row.hello.llb_caps.into_iter().collect(),
+            disk_free: row.hello.disk.map(|disk| disk.free),
+            cache: BTreeSet::new(),
+            mounts: BTreeSet::new(),
+            projects: BTreeMap::new(),
+            alike: BTreeMap::new(),
+            load: Vec::new(),
+        };
+        (agent.id, agent)
+    };
+    Ok(agent_rows(tx).await?.into_iter().map(view).collect())
+}
+
+/// What the agents run. What they will hold when it is done counts as held.
+async fn add_load(
+    tx: &mut PgConnection,
+    agents: &mut BTreeMap<AgentId, AgentView>,
+) -> Result<(), StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT t.agent, t.build, t.stage, t.created_at, b.project, s.name, s.users, s.identities, s.cache_mounts,
+                  (SELECT sum(known.cost)::bigint
+                   FROM UNNEST(s.identities) AS i (identity)
+                   CROSS JOIN LATERAL (SELECT max(c.cost_ms) AS cost FROM agent_cache AS c
+                                       WHERE c.kind = 'command' AND c.key = i.identity AND c.cost_ms > 0) AS known
+                  ) AS expected
+           FROM attempts AS t
+           JOIN stages AS s ON s.build = t.build AND s.number = t.stage
+           JOIN builds AS b ON b.id = t.build
+           WHERE t.state IN ('offered', 'running')
+           ORDER BY t.token"#
+    )
+    .fetch_all(tx)
+    .await?;
+    for row in rows {
+        let Some(agent) = agents.get_mut(&AgentId(row.agent)) else {
+            continue;
+        };
+        let (since, project) = (timestamp(row.created_at), Project(row.project));
+        agent
+            .cache
+            .extend(row.identities.into_iter().map(CacheIdentity::new));
+        agent.mounts.extend(
+            row.cache_mounts
+                .into_iter()
+                .map(|mount| (project.clone(), mount)),
+        );
+        agent
+            .alike
+            .insert(alike(&project.0, &row.name, &row.users), since);
+        agent.projects.insert(project.clone(), since);
+        agent.load.push(Load {
+            key: StageKey {
+                build: BuildId(row.build),
+                stage: StageId(uint(row.stage)),
+            },
+            project,
+            since,
+            expected: row.expected.map(|ms| Duration::from_millis(ubigint(ms))),
+        });
+    }
+    Ok(())
+}
+
+/// What the agents hold of what the ready stages need, and what the commands of those took elsewhere.
+async fn add_cache(
+    tx: &mut PgConnection,
+    agents: &mut BTreeMap<AgentId, AgentView>,
+    ready: &mut BTreeMap<StageKey, ReadyStage>,
+) -> Result<(), StoreError> {
+    let commands: BTreeSet<&str> = ready
+        .values()
+        .flat_map(|stage| &stage.commands)
+        .map(|command| command.identity.as_str())
+        .collect();
+    let mounts: BTreeSet<&String> = ready
+        .values()
+        .flat_map(|stage| &stage.cache_mounts)
+        .collect();
+    let projects: BTreeSet<&String> = ready.values().map(|stage| &stage.project.0).collect();
+    let alikes: BTreeSet<&str> = ready
+        .values()
+        .filter_map(|stage| {
+            stage
+                .alike
+                .strip_prefix(&stage.project.0)?
+                .strip_prefix(": ")
+        })
+        .collect();
+    let owned = |set: BTreeSet<&str>| set.into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let rows = sqlx::query!(
+        "SELECT agent, kind, project, key, cost_ms, last_used FROM agent_cache
+         WHERE kind = 'command' AND key = ANY ($1)
+            OR kind = 'mount' AND key = ANY ($2) AND project = ANY ($4)
+            OR kind = 'alike' AND key = ANY ($3) AND project = ANY ($4)
+            OR kind = 'project' AND key = '' AND project = ANY ($4)",
+        &owned(commands),
+        &owned(mounts.into_iter().map(String::as_str).collect()),
+        &owned(alikes),
+        &owned(projects.into_iter().map(String::as_str).collect()),
+    )
+    .fetch_all(tx)
+    .await?;
+    let mut costs: BTreeMap<CacheIdentity, Duration> = BTreeMap::new();
+    for row in rows {
+        let Some(agent) = agents.get_mut(&AgentId(row.agent)) else {
+            continue;
+        };
+        let last_used = timestamp(row.last_used);
+        match &*row.kind {
+            "command" => {
+                let identity = CacheIdentity::new(row.key);
+                if row.cost_ms > 0 {
+                    let cost = costs.entry(identity.clone()).or_default();
+                    *cost = Duration::from_millis(ubigint(row.cost_ms)).max(*cost);
+                }
+                agent.cache.insert(identity);
+            }
+            "mount" => drop(agent.mounts.insert((Project(row.project), row.key))),
+            "alike" => newest(
+                &mut agent.alike,
+                format!("{}: {}", row.project, row.key),
+                last_used,
+            ),
+            _ => newest(&mut agent.projects, Project(row.project), last_used),
+        }
+    }
+    for command in ready.values_mut().flat_map(|stage| &mut stage.commands) {
+        command.cost = costs.get(&command.identity).copied();
+    }
+    Ok(())
+}
+
+/// An attempt that runs now is newer than what is remembered.
+fn newest<K: Ord>(map: &mut BTreeMap<K, Timestamp>, key: K, at: Timestamp) {
+    let entry = map.entry(key).or_insert(at);
+    *entry = at.max(*entry);
+}
