@@ -1,0 +1,1 @@
+echo "built on $(cat /arch)"
