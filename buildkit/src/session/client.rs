@@ -2,11 +2,11 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
 };
 
-use futures::{Stream, future::BoxFuture};
+use futures::{Stream, StreamExt, future::BoxFuture};
 use http::Uri;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -72,9 +72,10 @@ impl ClientSession {
     ) -> Result<(Self, SessionOutput), Status> {
         let spec = SessionSpec::from_metadata(metadata)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let close = CancellationToken::new();
+        let (incoming, half) = watched(incoming.take_until(close.clone().cancelled_owned()));
         let (outgoing, output) = mpsc::channel(QUEUE);
-        let failed = outgoing.clone().downgrade();
-        let io = TokioIo::new(Tunnel::new(incoming, outgoing, Ok));
+        let io = TokioIo::new(Tunnel::new(incoming, outgoing.clone(), Ok));
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -88,27 +89,20 @@ impl ClientSession {
             spec: Arc::new(spec),
             sender,
             closed: CancellationToken::new(),
-            close: CancellationToken::new(),
+            close,
         };
-        let (closed, close) = (session.closed.clone().drop_guard(), session.close.clone());
+        let closed = session.closed.clone().drop_guard();
         tokio::spawn(async move {
-            let _closed = closed;
-            let ended = tokio::select! {
-                ended = connection => ended,
-                () = close.cancelled() => Ok(()),
+            // hyper keeps to itself why a connection broke.
+            let _ = connection.await;
+            drop(closed);
+            let error = match half.get() {
+                Some(Ok(())) => return,
+                Some(Err(status)) => status.clone(),
+                None => Status::invalid_argument("what the session carries is not HTTP/2"),
             };
-            if let Err(e) = ended {
-                tracing::debug!(
-                    error = &e as &dyn std::error::Error,
-                    "a client's session broke"
-                );
-                if let Some(failed) = failed.upgrade() {
-                    let _ = failed.try_send(Err(Status::invalid_argument(format!(
-                        "the session broke: {}",
-                        root_cause(&e)
-                    ))));
-                }
-            }
+            tracing::debug!(%error, "a client's session broke");
+            let _ = outgoing.send(Err(error)).await;
         });
         Ok((session, SessionOutput(output)))
     }
@@ -225,10 +219,27 @@ impl Stream for SessionOutput {
     }
 }
 
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
+/// How the client's half of the stream ended, once it has.
+type Half = Arc<OnceLock<Result<(), Status>>>;
+
+fn watched(
+    incoming: impl Stream<Item = Result<BytesMessage, Status>> + Send + 'static,
+) -> (
+    impl Stream<Item = Result<BytesMessage, Status>> + Send,
+    Half,
+) {
+    let half = Half::default();
+    let end = half.clone();
+    let mut incoming = incoming.boxed();
+    let watched = futures::stream::poll_fn(move |cx| {
+        let next = ready!(incoming.poll_next_unpin(cx));
+        // Only the first end counts.
+        let _ = match &next {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(status)) => end.set(Err(status.clone())),
+            None => end.set(Ok(())),
+        };
+        Poll::Ready(next)
+    });
+    (watched, half)
 }

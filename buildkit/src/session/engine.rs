@@ -97,14 +97,21 @@ impl EngineSession {
                 }
             };
             if let Err(e) = result {
-                tracing::debug!(error = &e as &dyn std::error::Error, "a session on an engine broke");
+                tracing::debug!(
+                    error = &e as &dyn std::error::Error,
+                    "a session on an engine broke"
+                );
             }
             // That ends our half of the stream; the engine ends its own once it has forgotten the session.
             drop(connection);
             let rest = async { while let Some(Ok(_)) = incoming.next().await {} };
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
         });
-        Ok(Self { closing, closed, task: task.abort_handle() })
+        Ok(Self {
+            closing,
+            closed,
+            task: task.abort_handle(),
+        })
     }
 
     /// Ends it in good order; when this returns, the engine has forgotten it and its id may be used again.

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Uri, header::CONTENT_TYPE};
 use http_body::Frame;
-use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use prost::Message;
 use tonic::{Code, Status};
 
@@ -66,18 +66,23 @@ pub async fn read_unary<M: Message + Default>(
 }
 
 /// Reads a body of at most `limit` bytes of message, undecoded.
-pub(super) async fn read_body(body: SessionBody, limit: usize) -> Result<Bytes, Status> {
-    let body = Limited::new(body, limit.saturating_add(PREFIX))
-        .collect()
-        .await
-        .map_err(|e| {
-            if e.is::<LengthLimitError>() {
-                Status::resource_exhausted(format!("the message is longer than {limit} bytes"))
-            } else {
-                Status::unavailable(format!("the message broke off: {e}"))
-            }
-        })?;
-    Ok(body.to_bytes())
+pub(super) async fn read_body(mut body: SessionBody, limit: usize) -> Result<Bytes, Status> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|e| Status::unavailable(format!("the message broke off: {e}")))?;
+        // Trailers of a request mean nothing.
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if read.len() + data.len() > limit.saturating_add(PREFIX) {
+            return Err(Status::resource_exhausted(format!(
+                "the message is longer than {limit} bytes"
+            )));
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok(read.freeze())
 }
 
 /// Decodes the only message of a body.

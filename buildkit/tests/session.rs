@@ -1,0 +1,483 @@
+//! Both ends of the session tunnel, against each other over a real gRPC connection. No engine is needed.
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use croft_buildkit::{
+    HEADER_LIMIT, MESSAGE_LIMIT,
+    api::{
+        control::BytesMessage,
+        filesync::CredentialsRequest,
+        health::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus},
+    },
+    engine::{Address, Engine, EngineError},
+    session::{
+        ClientSession, EngineSession, SessionBody, SessionError, SessionReply, SessionRequest,
+        auth::{self, AuthCall, Credentials},
+        grpc::{boxed, grpc_error, read_unary, status_response, unary_request},
+    },
+};
+use futures::{FutureExt, StreamExt};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use support::{Daemon, connect, spec};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{mpsc, oneshot},
+};
+use tonic::{Code, Request, Status, Streaming};
+
+const PATH: &str = "/test.Service/Method";
+
+fn call(path: &str) -> SessionRequest {
+    unary_request(path, &CredentialsRequest { host: "x".into() }).unwrap()
+}
+
+/// The status that ends an answer, wherever it stands.
+async fn status_of(answer: http::Response<SessionBody>) -> Status {
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.unwrap();
+    Status::from_header_map(&head.headers)
+        .or_else(|| Status::from_header_map(body.trailers()?))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_call_arrives_as_it_was_sent_and_its_trailers_come_back() {
+    let mut daemon = Daemon::start().await;
+    let echo = |request: SessionRequest| -> SessionReply {
+        let trailer = request.headers()["x-marker"].clone();
+        assert_eq!(request.uri().path(), PATH);
+        let trailers = http::HeaderMap::from_iter([
+            (
+                http::HeaderName::from_static("grpc-status"),
+                "0".parse().unwrap(),
+            ),
+            (http::HeaderName::from_static("x-trailer"), trailer),
+        ]);
+        let body = request
+            .into_body()
+            .with_trailers(async { Some(Ok(trailers)) }.boxed());
+        async { http::Response::new(boxed(body)) }.boxed()
+    };
+    let (_ours, session) = daemon.session(echo).await;
+    let mut request = call(PATH);
+    request
+        .headers_mut()
+        .insert("x-marker", "7".parse().unwrap());
+    let answer = session
+        .call(request)
+        .await
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap();
+    assert_eq!(answer.trailers().unwrap()["x-trailer"], "7");
+    let body = boxed(Full::new(answer.to_bytes()));
+    assert_eq!(
+        read_unary::<CredentialsRequest>(body, 100)
+            .await
+            .unwrap()
+            .host,
+        "x"
+    );
+}
+
+#[tokio::test]
+async fn the_daemon_knows_what_the_client_said_of_itself() {
+    let mut daemon = Daemon::start().await;
+    let spec = spec();
+    let _ours = EngineSession::open(&daemon.engine().await, &spec, Arc::new(refuse))
+        .await
+        .unwrap();
+    assert_eq!(*daemon.next_session().await.spec(), spec);
+}
+
+fn refuse(_: SessionRequest) -> SessionReply {
+    async { grpc_error(Code::Unimplemented, "nothing here") }.boxed()
+}
+
+#[tokio::test]
+async fn health_is_answered_without_the_handler() {
+    let mut daemon = Daemon::start().await;
+    let (_ours, session) = daemon.session(refuse).await;
+    let request = unary_request(
+        "/grpc.health.v1.Health/Check",
+        &HealthCheckRequest::default(),
+    )
+    .unwrap();
+    let answer = session.call(request).await.unwrap();
+    let health: HealthCheckResponse = read_unary(answer.into_body(), 100).await.unwrap();
+    assert_eq!(health.status(), ServingStatus::Serving);
+    assert_eq!(
+        status_of(
+            session
+                .call(call("/grpc.health.v1.Health/Watch"))
+                .await
+                .unwrap()
+        )
+        .await
+        .code(),
+        Code::Unimplemented
+    );
+    assert_eq!(
+        status_of(session.call(call(PATH)).await.unwrap())
+            .await
+            .message(),
+        "nothing here"
+    );
+}
+
+#[tokio::test]
+async fn credentials_are_asked_of_the_client() {
+    let mut daemon = Daemon::start().await;
+    let answer = |request: SessionRequest| -> SessionReply {
+        async {
+            match AuthCall::read(request).await {
+                Ok((AuthCall::Credentials(call), _)) if call.host == "known" => {
+                    auth::credentials(Credentials {
+                        username: "me".into(),
+                        secret: "secret".into(),
+                    })
+                }
+                Ok((AuthCall::Credentials(call), _)) if call.host == "denied" => {
+                    grpc_error(Code::PermissionDenied, "no")
+                }
+                Ok(_) => auth::anonymous(),
+                Err(status) => status_response(status),
+            }
+        }
+        .boxed()
+    };
+    let (_ours, session) = daemon.session(answer).await;
+    let known = session.credentials("known").await.unwrap().unwrap();
+    assert_eq!(
+        (known.username.as_str(), known.secret.as_str()),
+        ("me", "secret")
+    );
+    assert_eq!(session.credentials("unknown").await.unwrap(), None);
+    assert_eq!(
+        session.credentials("denied").await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    let (_ours, without) = daemon.session(refuse).await;
+    assert_eq!(without.credentials("known").await.unwrap(), None);
+}
+
+/// How much is streamed, and how much of it may be under way while nobody reads: both tunnels' queues, the windows of
+/// both HTTP/2 connections, and what each holds ready to send.
+const STREAM: usize = 64 << 20;
+const UNDER_WAY: usize = 5 << 20;
+
+/// A body of `STREAM` bytes that counts what was taken from it.
+fn long_body() -> (SessionBody, Arc<AtomicUsize>) {
+    const PIECE: usize = 64 << 10;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = taken.clone();
+    let piece = Bytes::from(vec![0; PIECE]);
+    let pieces = futures::stream::iter(0..STREAM / PIECE).map(move |_| {
+        counter.fetch_add(PIECE, Ordering::SeqCst);
+        Ok::<_, Infallible>(Frame::data(piece.clone()))
+    });
+    (boxed(StreamBody::new(pieces)), taken)
+}
+
+/// Reads a frame, leaves the body alone while a hundred other calls go through the same session, then reads on.
+async fn read_with_a_stall(mut body: SessionBody, taken: &AtomicUsize, session: &ClientSession) {
+    let mut read = body
+        .frame()
+        .await
+        .unwrap()
+        .unwrap()
+        .into_data()
+        .unwrap()
+        .len();
+    for _ in 0..100 {
+        assert_eq!(
+            status_of(session.call(call("/other")).await.unwrap())
+                .await
+                .code(),
+            Code::Unimplemented
+        );
+    }
+    loop {
+        let under_way = taken.load(Ordering::SeqCst).saturating_sub(read);
+        assert!(under_way <= UNDER_WAY, "{under_way} bytes are under way");
+        match body.frame().await {
+            Some(frame) => read += frame.unwrap().into_data().map_or(0, |data| data.len()),
+            None => break,
+        }
+    }
+    assert_eq!((read, taken.load(Ordering::SeqCst)), (STREAM, STREAM));
+}
+
+#[tokio::test]
+async fn a_stalled_reader_of_an_answer_stops_its_sender_and_nobody_else() {
+    let mut daemon = Daemon::start().await;
+    let (body, taken) = long_body();
+    let body = std::sync::Mutex::new(Some(body));
+    let download = move |request: SessionRequest| match request.uri().path() {
+        PATH => {
+            let body = body.lock().unwrap().take().unwrap();
+            async { http::Response::new(body) }.boxed()
+        }
+        _ => refuse(request),
+    };
+    let (_ours, session) = daemon.session(download).await;
+    let answer = session.call(call(PATH)).await.unwrap();
+    read_with_a_stall(answer.into_body(), &taken, &session).await;
+}
+
+#[tokio::test]
+async fn a_stalled_reader_of_a_request_stops_its_sender_and_nobody_else() {
+    let mut daemon = Daemon::start().await;
+    let (body, taken) = long_body();
+    let (sender, mut bodies) = mpsc::unbounded_channel();
+    let upload = move |request: SessionRequest| match request.uri().path() {
+        PATH => {
+            sender.send(request.into_body()).unwrap();
+            futures::future::pending().boxed()
+        }
+        _ => refuse(request),
+    };
+    let (_ours, session) = daemon.session(upload).await;
+    let request = call(PATH).map(|_| body);
+    let uploading = tokio::spawn({
+        let session = session.clone();
+        async move { session.call(request).await }
+    });
+    read_with_a_stall(bodies.recv().await.unwrap(), &taken, &session).await;
+    uploading.abort();
+}
+
+#[tokio::test]
+async fn giving_up_an_answer_cancels_the_call_at_the_client() {
+    struct Dropped(Option<oneshot::Sender<()>>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _ = self.0.take().unwrap().send(());
+        }
+    }
+    let mut daemon = Daemon::start().await;
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let hang = move |_: SessionRequest| -> SessionReply {
+        let (sender, dropped) = oneshot::channel();
+        let (guard, started) = (Dropped(Some(sender)), started.clone());
+        async move {
+            let _guard = guard;
+            started.send(dropped).unwrap();
+            futures::future::pending().await
+        }
+        .boxed()
+    };
+    let (_ours, session) = daemon.session(hang).await;
+    let caller = tokio::spawn(async move { session.call(call(PATH)).await });
+    let dropped = starts.recv().await.unwrap();
+    caller.abort();
+    dropped.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_ends_as_soon_as_the_client_closes_its_half() {
+    let mut daemon = Daemon::start().await;
+    let (ours, session) = daemon
+        .session(|_: SessionRequest| futures::future::pending().boxed())
+        .await;
+    let running = tokio::spawn({
+        let session = session.clone();
+        async move { session.call(call(PATH)).await }
+    });
+    assert!(!session.is_closed());
+    drop(ours);
+    session.closed().await;
+    running.await.unwrap().unwrap_err();
+    assert!(matches!(
+        session.call(call(PATH)).await,
+        Err(SessionError::Closed)
+    ));
+}
+
+#[tokio::test]
+async fn a_session_ends_when_the_daemon_closes_it_or_dies() {
+    let mut daemon = Daemon::start().await;
+    let (ours, session) = daemon.session(refuse).await;
+    session.close();
+    ours.closed().await;
+    session.closed().await;
+    let (ours, _session) = daemon.session(refuse).await;
+    drop((daemon, _session));
+    ours.closed().await;
+}
+
+#[tokio::test]
+async fn typed_errors_of_a_megabyte_arrive_whole() {
+    let mut daemon = Daemon::start().await;
+    let details = Bytes::from(vec![b'x'; 1 << 20]);
+    let expect = details.clone();
+    let fail = move |_: SessionRequest| -> SessionReply {
+        let status = Status::with_details(Code::Unknown, "large", details.clone());
+        async { status_response(status) }.boxed()
+    };
+    assert!(HEADER_LIMIT as usize > 2 * expect.len());
+    let (_ours, session) = daemon.session(fail).await;
+    assert_eq!(
+        status_of(session.call(call(PATH)).await.unwrap())
+            .await
+            .details(),
+        expect
+    );
+}
+
+/// What the daemon answers to these messages.
+async fn answer_to(daemon: &Daemon, messages: Vec<BytesMessage>) -> Status {
+    let mut request =
+        Request::new(futures::stream::iter(messages).chain(futures::stream::pending()));
+    *request.metadata_mut() = spec().to_metadata().unwrap();
+    let control = daemon.engine().await.control();
+    // Our own client refuses to send what is over the limit.
+    end_of(
+        control
+            .max_encoding_message_size(usize::MAX)
+            .session(request)
+            .await,
+    )
+    .await
+    .expect("the session ended as if all were well")
+}
+
+/// The error that a session ends with.
+async fn end_of(
+    answer: Result<tonic::Response<Streaming<BytesMessage>>, Status>,
+) -> Option<Status> {
+    let mut messages = match answer {
+        Err(status) => return Some(status),
+        Ok(answer) => answer.into_inner(),
+    };
+    loop {
+        match messages.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return None,
+            Err(status) => return Some(status),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_speaks_no_http2_gets_a_typed_error() {
+    let mut daemon = Daemon::start().await;
+    let garbage = BytesMessage {
+        data: b"GET / HTTP/1.1\r\n\r\n".repeat(1000),
+    };
+    assert_eq!(
+        answer_to(&daemon, vec![garbage]).await.code(),
+        Code::InvalidArgument
+    );
+    daemon.next_session().await.closed().await;
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_ends_the_session_with_a_typed_error() {
+    let mut daemon = Daemon::start().await;
+    let large = BytesMessage {
+        data: vec![0; MESSAGE_LIMIT + 1],
+    };
+    let end = answer_to(&daemon, vec![large]).await;
+    assert_ne!(end.code(), Code::Ok);
+    assert!(
+        end.message().contains("limit") || end.message().contains("too large"),
+        "{end:?}"
+    );
+    daemon.next_session().await.closed().await;
+}
+
+#[tokio::test]
+async fn a_session_without_an_id_is_refused() {
+    let daemon = Daemon::start().await;
+    let request = Request::new(futures::stream::pending::<BytesMessage>());
+    let status = daemon
+        .engine()
+        .await
+        .control()
+        .session(request)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+async fn cause_at(address: &str) -> String {
+    let error = Engine::connect(&address.parse::<Address>().unwrap())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, EngineError::Connect { .. }), "{error:?}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn an_address_where_nothing_listens_is_named_in_the_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none.sock");
+    for scheme in ["unix", "docker+unix"] {
+        let address = format!("{scheme}://{}", socket.display());
+        let text = cause_at(&address).await;
+        assert!(
+            text.contains(&address) && text.contains("No such file"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_docker_engine_that_refuses_the_upgrade_is_quoted() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 1024];
+        let n = stream.read(&mut request).await.unwrap();
+        assert!(request[..n].starts_with(b"POST /grpc HTTP/1.1\r\n"));
+        let answer =
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 27\r\n\r\n{\"message\":\"page not found\"}";
+        stream.write_all(answer).await.unwrap();
+    });
+    let text = cause_at(&format!("docker+unix://{}", socket.display())).await;
+    assert!(
+        text.contains("404") && text.contains("page not found"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_is_noticed_in_the_given_time() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let engine = connect(&format!("tcp://{}", listener.local_addr().unwrap())).await;
+    let error = engine
+        .healthy(std::time::Duration::from_millis(50))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, EngineError::Hangs { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_engine_that_came_back_is_reached_again() {
+    let daemon = Daemon::start().await;
+    let engine = daemon.engine().await;
+    let timeout = std::time::Duration::from_secs(10);
+    engine.healthy(timeout).await.unwrap();
+    let address = daemon.address;
+    drop(daemon);
+    while engine.healthy(timeout).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let _again = Daemon::start_at(address).await;
+    engine.healthy(timeout).await.unwrap();
+}

@@ -1,0 +1,182 @@
+//! What several tests need: a daemon that only takes sessions, and clients that open them.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{net::SocketAddr, sync::Arc};
+
+use croft_buildkit::{
+    MESSAGE_LIMIT,
+    api::control::{control_server::ControlServer, *},
+    engine::{Address, Engine},
+    session::{
+        ClientSession, EngineSession, SessionHandler, SessionId, SessionOutput, SessionSpec,
+    },
+};
+use futures::stream::BoxStream;
+use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+/// A daemon on a free port whose sessions the test gets. It ends with this value.
+pub struct Daemon {
+    pub address: SocketAddr,
+    sessions: mpsc::UnboundedReceiver<ClientSession>,
+    _server: Serving,
+}
+
+impl Daemon {
+    pub async fn start() -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub async fn start_at(address: SocketAddr) -> Self {
+        let (sender, sessions) = mpsc::unbounded_channel();
+        let service = ControlServer::new(SessionsOnly(sender))
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT);
+        let server = serve(address, tonic::service::Routes::new(service)).await;
+        Self {
+            address: server.address,
+            sessions,
+            _server: server,
+        }
+    }
+
+    pub async fn engine(&self) -> Engine {
+        connect(&format!("tcp://{}", self.address)).await
+    }
+
+    /// Both ends of a new session, whose client's calls `handler` answers.
+    pub async fn session(
+        &mut self,
+        handler: impl SessionHandler,
+    ) -> (EngineSession, ClientSession) {
+        let ours = EngineSession::open(&self.engine().await, &spec(), Arc::new(handler))
+            .await
+            .unwrap();
+        (ours, self.next_session().await)
+    }
+
+    pub async fn next_session(&mut self) -> ClientSession {
+        self.sessions.recv().await.unwrap()
+    }
+}
+
+/// A server on a runtime of its own, so that it dies with this value as a process would, its connections too.
+pub struct Serving {
+    pub address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+pub async fn serve(address: SocketAddr, routes: tonic::service::Routes) -> Serving {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = TcpListener::bind(address)
+        .await
+        .unwrap()
+        .into_std()
+        .unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder()
+        .http2_max_header_list_size(croft_buildkit::HEADER_LIMIT)
+        .add_routes(routes);
+    runtime.spawn(async move {
+        server
+            .serve_with_incoming(TcpListenerStream::new(
+                TcpListener::from_std(listener).unwrap(),
+            ))
+            .await
+    });
+    Serving {
+        address,
+        runtime: Some(runtime),
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+pub async fn connect(address: &str) -> Engine {
+    Engine::connect(&address.parse::<Address>().unwrap())
+        .await
+        .unwrap()
+}
+
+pub fn spec() -> SessionSpec {
+    SessionSpec {
+        id: SessionId::unique(),
+        name: "a test".into(),
+        shared_key: "key".into(),
+        methods: vec!["/test.Service/Method".into()],
+    }
+}
+
+struct SessionsOnly(mpsc::UnboundedSender<ClientSession>);
+
+#[tonic::async_trait]
+impl control_server::Control for SessionsOnly {
+    type SessionStream = SessionOutput;
+    type StatusStream = BoxStream<'static, Result<StatusResponse, Status>>;
+    type PruneStream = BoxStream<'static, Result<UsageRecord, Status>>;
+    type ListenBuildHistoryStream = BoxStream<'static, Result<BuildHistoryEvent, Status>>;
+
+    async fn session(
+        &self,
+        call: Request<Streaming<BytesMessage>>,
+    ) -> Result<Response<SessionOutput>, Status> {
+        let (metadata, _, messages) = call.into_parts();
+        let (session, output) = ClientSession::accept(&metadata, messages).await?;
+        // Nobody listens any more only when the test is over.
+        let _ = self.0.send(session);
+        Ok(Response::new(output))
+    }
+
+    async fn disk_usage(
+        &self,
+        _: Request<DiskUsageRequest>,
+    ) -> Result<Response<DiskUsageResponse>, Status> {
+        Err(unserved())
+    }
+    async fn prune(&self, _: Request<PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
+        Err(unserved())
+    }
+    async fn solve(&self, _: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
+        Err(unserved())
+    }
+    async fn status(
+        &self,
+        _: Request<StatusRequest>,
+    ) -> Result<Response<Self::StatusStream>, Status> {
+        Err(unserved())
+    }
+    async fn list_workers(
+        &self,
+        _: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
+        Err(unserved())
+    }
+    async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
+        Ok(Response::new(InfoResponse::default()))
+    }
+    async fn listen_build_history(
+        &self,
+        _: Request<BuildHistoryRequest>,
+    ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
+        Err(unserved())
+    }
+    async fn update_build_history(
+        &self,
+        _: Request<UpdateBuildHistoryRequest>,
+    ) -> Result<Response<UpdateBuildHistoryResponse>, Status> {
+        Err(unserved())
+    }
+}
+
+fn unserved() -> Status {
+    Status::unimplemented("not in this test")
+}
