@@ -219,7 +219,8 @@ mod tests {
             .push(&source("b"), log(BATCH_BYTES))
             .now_or_never()
             .expect("room");
-        let mut second = Box::pin(queue.push(&source("b"), log(1)));
+        let full = source("b");
+        let mut second = Box::pin(queue.push(&full, log(1)));
         assert!(
             second.as_mut().now_or_never().is_none(),
             "the source is full"
