@@ -1,1 +1,30 @@
-fn main() {}
+//! The coordinator's program: reads its configuration, checks its parts, serves its two ports.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use croft_coordinator::config::Config;
+use croft_coordinator::{serve, telemetry};
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line that says what is wrong and what to do, before any log format is chosen.
+            let _ = writeln!(std::io::stderr(), "croft-coordinator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let _telemetry = telemetry::start(&config.telemetry)?;
+        serve::serve(config).await
+    })
+}

@@ -1,0 +1,239 @@
+//! croft.v1's wire types into the farm's own and back: the only place of the api that knows both.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use croft_planner::{Output, Platform};
+use croft_proto::v1 as wire;
+use croft_scheduler::fleet::{Duty, Presence};
+use prost_types::Timestamp;
+
+use crate::control::{Joining, held};
+use crate::store::{
+    AgentRow, AttemptRow, BuildRow, BuildView, Disk, Hello, OutputState, PublicationState, StageRow,
+};
+
+/// Longest name of an agent, in bytes.
+const MAX_NAME: usize = 128;
+/// More slots than any machine has use for.
+const MAX_SLOTS: u32 = 10_000;
+/// Platforms, labels or capabilities that an agent may have.
+const MAX_LIST: usize = 1000;
+
+/// Reads an agent's hello. The error says what is wrong with it.
+pub(super) fn hello(hello: wire::Hello) -> Result<Joining, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if hello.name.is_empty() || hello.name.len() > MAX_NAME || !hello.name.chars().all(plain) {
+        return Err(format!(
+            "{:?} can't be an agent's name: use 1 to {MAX_NAME} letters, digits, dashes, dots and underscores",
+            hello.name
+        ));
+    }
+    let engine = hello.engine.unwrap_or_default();
+    let longest = [
+        hello.platforms.len(),
+        hello.emulated_platforms.len(),
+        hello.labels.len(),
+        engine.llb_caps.len(),
+        engine.frontend_caps.len(),
+    ];
+    if longest.into_iter().any(|n| n > MAX_LIST) || hello.slots > MAX_SLOTS {
+        return Err("the agent's hello is too large".to_owned());
+    }
+    let platforms = |list: &[String]| {
+        let parsed = list.iter().map(|text| text.parse::<Platform>());
+        parsed
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| e.to_string())
+    };
+    let native: Platform = hello
+        .native_platform
+        .parse()
+        .map_err(|e: croft_planner::PlatformError| e.to_string())?;
+    Ok(Joining {
+        running: hello
+            .running
+            .iter()
+            .filter_map(|h| held(&h.attempt, h.token))
+            .collect(),
+        keepers: hello
+            .keepers
+            .iter()
+            .filter_map(|id| id.parse().ok())
+            .collect(),
+        hello: Hello {
+            name: hello.name,
+            native,
+            platforms: platforms(&hello.platforms)?,
+            emulated: platforms(&hello.emulated_platforms)?,
+            slots: hello.slots,
+            labels: hello.labels.into_iter().collect(),
+            version: hello.version,
+            engine_kind: engine.kind,
+            engine_version: engine.version,
+            llb_caps: engine.llb_caps,
+            frontend_caps: engine.frontend_caps,
+            disk: hello.disk.map(|disk| Disk {
+                total: disk.total_bytes,
+                free: disk.free_bytes,
+            }),
+        },
+    })
+}
+
+/// A build for a list.
+pub(super) fn build(row: &BuildRow) -> wire::Build {
+    wire::Build {
+        id: row.id.to_string(),
+        client_ref: row.client_ref.clone(),
+        project: row.project.0.clone(),
+        state: row.state.to_string(),
+        created_at: Some(time(row.created_at)),
+        finished_at: row.finished_at.map(time),
+        platforms: row.platforms.clone(),
+        error: row.error.clone().unwrap_or_default(),
+        published: Vec::new(),
+        digest: row.digest.clone().unwrap_or_default(),
+    }
+}
+
+/// A build whole.
+pub(super) fn build_whole(view: &BuildView) -> wire::GetBuildResponse {
+    let published = view
+        .publications
+        .iter()
+        .filter(|row| row.state == PublicationState::Published)
+        .map(|row| match &row.publication.tag {
+            Some(tag) => format!("{}:{tag}", row.publication.repository),
+            None => row.publication.repository.clone(),
+        });
+    let mut attempts: BTreeMap<_, Vec<wire::Attempt>> = BTreeMap::new();
+    for row in &view.attempts {
+        attempts.entry(row.stage).or_default().push(attempt(row));
+    }
+    let stages = view.stages.iter().map(|row| {
+        let attempts = attempts.remove(&row.number).unwrap_or_default();
+        stage(view, row, attempts)
+    });
+    let transfers = view.outputs.iter().filter_map(|row| {
+        let edge = matches!(row.output, Output::Edge(_)) && row.state == OutputState::Exported;
+        edge.then(|| wire::Transfer {
+            from_stage: row.stage.0,
+            to_stages: row.consumers.iter().map(|stage| stage.0).collect(),
+            digest: row.digest.clone().unwrap_or_default(),
+            bytes: row.bytes.unwrap_or_default(),
+        })
+    });
+    wire::GetBuildResponse {
+        build: Some(wire::Build {
+            published: published.collect(),
+            ..build(&view.build)
+        }),
+        stages: stages.collect(),
+        transfers: transfers.collect(),
+    }
+}
+
+fn stage(view: &BuildView, row: &StageRow, attempts: Vec<wire::Attempt>) -> wire::Stage {
+    wire::Stage {
+        number: row.number.0,
+        name: row.name.clone(),
+        kind: row.kind.clone(),
+        state: row.state.to_string(),
+        home: row
+            .home
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        users: row.users.clone(),
+        waiting_for: view.waiting_for(row).unwrap_or_default(),
+        attempts,
+        inputs: view
+            .inputs_of(row.number)
+            .iter()
+            .map(|stage| stage.0)
+            .collect(),
+    }
+}
+
+fn attempt(row: &AttemptRow) -> wire::Attempt {
+    wire::Attempt {
+        id: row.id.to_string(),
+        agent: row.agent_name.clone(),
+        state: row.state.to_string(),
+        reason: row.reason.clone(),
+        created_at: Some(time(row.created_at)),
+        started_at: row.started_at.map(time),
+        finished_at: row.finished_at.map(time),
+        error: row.error.clone().unwrap_or_default(),
+        vertices_cached: row.vertices_cached,
+        vertices_run: row.vertices_run,
+    }
+}
+
+/// An agent.
+pub(super) fn agent(row: &AgentRow) -> wire::Agent {
+    let names = |list: &[Platform]| list.iter().map(ToString::to_string).collect();
+    let disk = row.hello.disk;
+    wire::Agent {
+        id: row.id.to_string(),
+        name: row.hello.name.clone(),
+        state: match row.presence {
+            Presence::Connected => "connected".to_owned(),
+            Presence::Away => "away".to_owned(),
+        },
+        draining: row.duty == Duty::Draining,
+        native_platform: row.hello.native.to_string(),
+        platforms: names(&row.hello.platforms),
+        emulated_platforms: names(&row.hello.emulated),
+        slots: row.hello.slots,
+        running: row.running,
+        engine: format!("{} {}", row.hello.engine_kind, row.hello.engine_version),
+        version: row.hello.version.clone(),
+        last_seen: Some(time(row.last_seen)),
+        disk_total_bytes: disk.map_or(0, |d| d.total),
+        disk_free_bytes: disk.map_or(0, |d| d.free),
+    }
+}
+
+fn time(at: DateTime<Utc>) -> Timestamp {
+    Timestamp {
+        seconds: at.timestamp(),
+        nanos: i32::try_from(at.timestamp_subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> wire::Hello {
+        wire::Hello {
+            name: "arm64-1".into(),
+            native_platform: "linux/arm64/v8".into(),
+            platforms: vec!["linux/arm64".into()],
+            slots: 2,
+            ..wire::Hello::default()
+        }
+    }
+
+    #[test]
+    fn a_hello_is_read_in_normal_form() {
+        let joining = hello(plain()).unwrap();
+        assert_eq!(joining.hello.native.to_string(), "linux/arm64");
+    }
+
+    #[test]
+    fn a_hello_that_makes_no_sense_is_refused_with_what_is_wrong() {
+        let refused = |change: fn(&mut wire::Hello)| {
+            let mut one = plain();
+            change(&mut one);
+            hello(one).err().expect("it should be refused")
+        };
+        assert!(refused(|h| h.name = "a b".into()).contains("name"));
+        assert!(refused(|h| h.name.clear()).contains("name"));
+        assert!(!refused(|h| h.native_platform = "///".into()).is_empty());
+        assert!(refused(|h| h.platforms = vec!["linux/arm64".into(); 2000]).contains("large"));
+        assert!(refused(|h| h.slots = u32::MAX).contains("large"));
+    }
+}

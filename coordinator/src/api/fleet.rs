@@ -1,0 +1,130 @@
+//! The link to one agent: reads what it says, in order, and passes each message to `control`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use croft_proto::PROTOCOL;
+use croft_proto::v1 as wire;
+use futures::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::agent_message::Message;
+use wire::fleet_server::Fleet as Service;
+
+use super::convert;
+use crate::control::{Control, Linked};
+
+/// The Fleet service.
+pub struct Link {
+    control: Arc<Control>,
+}
+
+impl Link {
+    pub(super) fn new(control: Arc<Control>) -> Self {
+        Self { control }
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Link {
+    type LinkStream = Pin<Box<dyn Stream<Item = Result<wire::CoordinatorMessage, Status>> + Send>>;
+
+    async fn link(
+        &self,
+        request: Request<Streaming<wire::AgentMessage>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
+        let mut incoming = request.into_inner();
+        let first = incoming.message().await?.and_then(|m| m.message);
+        let Some(Message::Hello(hello)) = first else {
+            return Err(Status::invalid_argument(
+                "an agent's first message must be its hello",
+            ));
+        };
+        if hello.protocol != PROTOCOL {
+            return Err(Status::failed_precondition(format!(
+                "the agent speaks protocol {:?} and this coordinator {PROTOCOL:?}: use an agent of version {}",
+                hello.protocol,
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        let name = hello.name.clone();
+        let hello = convert::hello(hello).map_err(Status::invalid_argument)?;
+        let (linked, messages) = self
+            .control
+            .agent_joins(hello)
+            .await
+            .map_err(|failure| Status::unavailable(failure.message))?;
+        tracing::info!(agent = %name, "an agent joined");
+        tokio::spawn(listen(Arc::clone(&self.control), linked, incoming));
+        Ok(Response::new(Box::pin(
+            ReceiverStream::new(messages).map(Ok),
+        )))
+    }
+}
+
+/// Messages of one agent that may wait to be stored. Beyond that its link waits too.
+const QUEUE: usize = 256;
+
+/// Hears one agent until its link ends. What must be stored is stored in order beside this, so that a slow store or registry never
+/// delays a heartbeat.
+async fn listen(
+    control: Arc<Control>,
+    linked: Linked,
+    mut incoming: Streaming<wire::AgentMessage>,
+) {
+    let (queue, reports) = mpsc::channel(QUEUE);
+    let storing = tokio::spawn(store(Arc::clone(&control), linked.clone(), reports));
+    loop {
+        let message = match incoming.message().await {
+            Ok(Some(message)) => message.message,
+            Ok(None) => break,
+            Err(status) => {
+                tracing::debug!(agent = %linked.name, %status, "a link broke");
+                break;
+            }
+        };
+        if !control.fleet().is_current(linked.agent, linked.epoch) {
+            break;
+        }
+        match message {
+            None | Some(Message::Hello(_)) => {}
+            Some(Message::Heartbeat(heartbeat)) => {
+                if let Err(failure) = control.heartbeat(&linked, &heartbeat).await {
+                    tracing::warn!(agent = %linked.name, %failure, "a heartbeat can't be stored: the link is cut");
+                    break;
+                }
+            }
+            Some(Message::Progress(progress)) => control.progress(&linked, &progress),
+            Some(Message::Answer(answer)) => control.fleet().answer(linked.agent, answer),
+            Some(report) => {
+                if queue.send(report).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    drop(queue);
+    let _ = storing.await;
+    control.agent_leaves(&linked).await;
+}
+
+/// Stores one agent's reports. One that can't be stored ends the link: the agent says it again after its next hello.
+async fn store(control: Arc<Control>, from: Linked, mut reports: mpsc::Receiver<Message>) {
+    while let Some(report) = reports.recv().await {
+        let stored = match report {
+            Message::Accepted(accepted) => control.accepted(&from, &accepted).await,
+            Message::OutputReady(ready) => control.output_ready(&from, ready).await,
+            Message::Finished(finished) => control.finished(&from, finished).await,
+            Message::KeeperClosed(closed) => control.keeper_closed(&from, &closed).await,
+            Message::Hello(_)
+            | Message::Heartbeat(_)
+            | Message::Progress(_)
+            | Message::Answer(_) => Ok(()),
+        };
+        if let Err(failure) = stored {
+            tracing::warn!(agent = %from.name, %failure, "a report can't be stored: the link is cut");
+            return;
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Everything that can be set, one struct per concern. Each flag is also a `CROFT_*` variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+/// The coordinator of a croft build farm: it takes builds from buildx, buildctl and croft, splits them into stages and runs each on the agent
+/// that suits it.
+#[derive(Debug, Parser)]
+#[command(name = "croft-coordinator", version)]
+pub struct Config {
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: Listen,
+    /// The database.
+    #[command(flatten)]
+    pub database: Database,
+    /// The stage registry.
+    #[command(flatten)]
+    pub stages: StageRegistry,
+    /// How builds are run.
+    #[command(flatten)]
+    pub policy: PolicyFlags,
+    /// Logs and traces.
+    #[command(flatten)]
+    pub telemetry: Telemetry,
+}
+
+/// The two ports and their certificates.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Listen {
+    /// Where clients (buildx, buildctl, croft) connect. Without TLS this must be a loopback address.
+    #[arg(long, env = "CROFT_CLIENT_ADDR", default_value = "127.0.0.1:8372")]
+    pub client_addr: SocketAddr,
+    /// Where agents connect. Without TLS this must be a loopback address.
+    #[arg(long, env = "CROFT_AGENT_ADDR", default_value = "127.0.0.1:8373")]
+    pub agent_addr: SocketAddr,
+    /// Certificate chain (PEM) that both ports show.
+    #[arg(long, env = "CROFT_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, env = "CROFT_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// CA (PEM) that clients' certificates must come from.
+    #[arg(long, env = "CROFT_TLS_CLIENT_CA", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// CA (PEM) that agents' certificates must come from; by default the clients' one.
+    #[arg(long, env = "CROFT_TLS_AGENT_CA", requires = "tls_cert")]
+    pub tls_agent_ca: Option<PathBuf>,
+}
+
+/// The database that holds all state.
+#[derive(Clone, clap::Args)]
+pub struct Database {
+    /// PostgreSQL (14 or later), as `postgres://user:password@host:port/database`. Set it by the variable: a command line can be read by others.
+    #[arg(
+        long = "database-url",
+        env = "CROFT_DATABASE_URL",
+        hide_env_values = true
+    )]
+    pub url: String,
+    /// Connections to hold at most.
+    #[arg(
+        long = "database-connections",
+        env = "CROFT_DATABASE_CONNECTIONS",
+        default_value_t = 16
+    )]
+    pub connections: u32,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database")
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where results travel between agents.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StageRegistry {
+    /// The farm's own registry, as `host:port[/prefix]`. Agents' engines must reach it under this name.
+    #[arg(long, env = "CROFT_STAGE_REGISTRY")]
+    pub stage_registry: String,
+    /// User at the stage registry, if it wants one.
+    #[arg(
+        long,
+        env = "CROFT_STAGE_REGISTRY_USER",
+        requires = "stage_registry_password_file"
+    )]
+    pub stage_registry_user: Option<String>,
+    /// File that holds that user's password.
+    #[arg(
+        long,
+        env = "CROFT_STAGE_REGISTRY_PASSWORD_FILE",
+        requires = "stage_registry_user"
+    )]
+    pub stage_registry_password_file: Option<PathBuf>,
+    /// Speak plain HTTP to the stage registry. Loopback addresses are plain anyway.
+    #[arg(long, env = "CROFT_STAGE_REGISTRY_INSECURE")]
+    pub stage_registry_insecure: bool,
+    /// Hosts of users' registries to speak plain HTTP to (may be given several times). Loopback addresses are plain anyway.
+    #[arg(long, env = "CROFT_INSECURE_REGISTRY", value_delimiter = ',')]
+    pub insecure_registry: Vec<String>,
+}
+
+/// How builds are run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PolicyFlags {
+    /// The platform whose agents run frontends and build-platform stages, as `os/arch`. By default the native platform with the most slots.
+    #[arg(long, env = "CROFT_BUILD_PLATFORM")]
+    pub build_platform: Option<croft_planner::Platform>,
+    /// How long a stage waits for an agent that could run it and is away, for example `10m`.
+    #[arg(long, env = "CROFT_AGENT_WAIT", default_value = "10m", value_parser = duration)]
+    pub agent_wait: Duration,
+    /// How long an agent's right to run an attempt lasts without being renewed.
+    #[arg(long, env = "CROFT_LEASE", default_value = "30s", value_parser = duration)]
+    pub lease: Duration,
+    /// Entitlements that builds may ask for (`network.host`, `security.insecure`). None by default.
+    #[arg(long, env = "CROFT_ALLOW_ENTITLEMENT", value_delimiter = ',')]
+    pub allow_entitlement: Vec<String>,
+    /// Name under which this farm's builds keep their caches and stage images apart from those of others.
+    #[arg(long, env = "CROFT_PROJECT", default_value = "default", value_parser = project)]
+    pub project: String,
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Telemetry {
+    /// What to log, as `level` or `target=level,…`. Logs go to standard error.
+    #[arg(long, env = "CROFT_LOG", default_value = "info")]
+    pub log: String,
+    /// How to write logs.
+    #[arg(long, env = "CROFT_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// OTLP collector (gRPC) that gets traces, as `http://host:4317`.
+    #[arg(long, env = "CROFT_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// A line for a person.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Reads `90s`, `10m`, `1h`, `500ms`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is no duration: write it like 90s, 10m or 1h"))?;
+    let millis = match unit {
+        "ms" => Some(1),
+        "" | "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    millis
+        .and_then(|m: u64| number.checked_mul(m))
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is no duration: write it like 90s, 10m or 1h"))
+}
+
+/// A project's name is a component of a repository's name.
+fn project(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let fits = text.len() <= 64
+        && text.starts_with(plain)
+        && text.ends_with(plain)
+        && text.chars().all(|c| plain(c) || c == '-');
+    fits.then(|| text.to_owned()).ok_or_else(|| {
+        format!("{text:?} is no project name: use at most 64 lower-case letters, digits and inner dashes")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "m", "10 m", "-1s", "1d", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        use clap::CommandFactory as _;
+        Config::command().debug_assert();
+    }
+}

@@ -1,0 +1,430 @@
+//! Dispatch: ready stages to agents. One loop looks at a snapshot, lets the scheduler decide, commits each decision in the store, and then
+//! sends the offer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use croft_planner::{Binding, CutEdge, EdgeId, Output, PlannedTarget, Stage};
+use croft_proto::v1 as wire;
+use croft_scheduler::place::{Decision, Reason, Refusal, place};
+use croft_scheduler::{AgentId, AttemptId, FailureKind, FleetView, StageKey};
+use prost::Message as _;
+use wire::answer::Answer;
+use wire::coordinator_message::Message;
+use wire::request::Request as Ask;
+
+use super::Control;
+use super::build::{Build, Planned, Tell};
+use super::events::{exported_digest, output_name};
+use super::failure::{Failure, Result};
+use super::image::Outputs;
+use crate::store::{
+    self, Epoch, Exported, Hold, LiveAttempt, NewAttempt, OutputRow, Snapshot, Wake, Wants,
+};
+
+/// How often the loop looks though nobody woke it: pauses end, and a wake may be missed.
+const POLL: Duration = Duration::from_secs(1);
+/// How long it leaves a database alone that is away.
+const AWAY: Duration = Duration::from_millis(500);
+/// Stages that one round decides about.
+const BATCH: u32 = 500;
+
+/// The dispatch loop.
+pub(super) async fn run(control: Arc<Control>) {
+    loop {
+        let _ = tokio::time::timeout(POLL, control.wake.notified()).await;
+        if let Err(failure) = pass(&control).await {
+            tracing::warn!(%failure, "nothing is placed");
+            tokio::time::sleep(AWAY).await;
+        }
+    }
+}
+
+/// Turns the store's wakes into the loop's.
+pub(super) async fn listen(control: Arc<Control>) {
+    loop {
+        match control.store.listen().await {
+            Ok(mut wakes) => loop {
+                match wakes.next().await {
+                    // What a build's own loop waits for it hears from the events that are stored.
+                    Ok(Wake::Build(_)) => {}
+                    Ok(Wake::Placement | Wake::Everything) => control.wake(),
+                    Err(error) => {
+                        tracing::debug!(%error, "the database sends no wakes");
+                        tokio::time::sleep(AWAY).await;
+                    }
+                }
+            },
+            Err(error) => tracing::debug!(%error, "the database can't be listened to"),
+        }
+        tokio::time::sleep(AWAY).await;
+    }
+}
+
+async fn pass(control: &Arc<Control>) -> Result<()> {
+    let snapshot = control.store.snapshot(BATCH).await?;
+    if snapshot.ready.is_empty() {
+        return Ok(());
+    }
+    let policy = &control.settings.policy;
+    let mut holds = Vec::new();
+    for decision in place(&snapshot.fleet, &snapshot.ready, policy, snapshot.now) {
+        let key = decision.key();
+        let Some(build) = control.build(key.build) else {
+            continue;
+        };
+        let Some(planned) = build.planned() else {
+            continue;
+        };
+        let Some(stage) = planned.plan.stage(key.stage) else {
+            continue;
+        };
+        match decision {
+            Decision::Placed { exports, .. } if !exports.is_empty() => {
+                build.goes_on(key.stage);
+                for edge in exports {
+                    export(control, &build, edge, &snapshot);
+                }
+            }
+            Decision::Placed { agent, reason, .. } => {
+                build.goes_on(key.stage);
+                let offer = Offering {
+                    build: &build,
+                    planned,
+                    key,
+                    stage,
+                    agent,
+                };
+                offer.make(control, &snapshot.fleet, &reason).await?;
+            }
+            Decision::Held { why, .. } => {
+                holds.push(hold(control, &build, stage, key, &why).await?)
+            }
+        }
+    }
+    if !holds.is_empty() {
+        control.store.stage_hold(&holds).await?;
+    }
+    Ok(())
+}
+
+/// Writes down and tells why a stage waits; ends its build where it waits in vain.
+async fn hold(
+    control: &Control,
+    build: &Build,
+    stage: &Stage,
+    key: StageKey,
+    why: &Refusal,
+) -> Result<Hold> {
+    let text = why.to_string();
+    let wants = match why.is_for_want_of_an_agent() {
+        true => Wants::Agent,
+        false => Wants::Slot,
+    };
+    let tell = match wants {
+        Wants::Agent => Tell::Client,
+        Wants::Slot => Tell::Nobody,
+    };
+    let waited = build.waits(key.stage, &stage.name, &text, tell);
+    let in_vain = wants == Wants::Agent && waited >= control.settings.agent_wait;
+    if why.is_for_ever() || in_vain {
+        let waited = match why.is_for_ever() {
+            true => String::new(),
+            false => format!(" (waited {} s)", waited.as_secs()),
+        };
+        control.store.stage_fail(key).await?;
+        build.fail(Failure::unservable(format!("{text}{waited}")));
+    }
+    Ok(Hold {
+        key,
+        why: text,
+        wants,
+    })
+}
+
+/// A stage on its way to an agent.
+struct Offering<'a> {
+    build: &'a Arc<Build>,
+    planned: &'a Planned,
+    key: StageKey,
+    stage: &'a Stage,
+    agent: AgentId,
+}
+
+impl Offering<'_> {
+    /// Commits the placement, then sends the offer.
+    async fn make(&self, control: &Control, fleet: &FleetView, reason: &Reason) -> Result<()> {
+        let Some(epoch) = control.fleet.epoch(self.agent) else {
+            return Ok(());
+        };
+        let rows = match self.stage.inputs.is_empty() {
+            true => Vec::new(),
+            false => control.store.output_list(self.key.build).await?,
+        };
+        let Some(bindings) = self.bindings(control, &rows) else {
+            // An input moved between the snapshot and now: the next round sees where it is.
+            control.wake();
+            return Ok(());
+        };
+        let attempt = NewAttempt {
+            id: AttemptId(uuid::Uuid::now_v7()),
+            key: self.key,
+            agent: self.agent,
+            epoch: Epoch(i64::try_from(epoch).unwrap_or(i64::MAX)),
+            reason: reason.to_string(),
+            bindings: bindings
+                .iter()
+                .map(|(edge, binding)| store::Binding {
+                    edge: *edge,
+                    digest: match binding {
+                        Binding::Held(_) => None,
+                        Binding::Image { reference, .. } => reference
+                            .rsplit_once('@')
+                            .map(|(_, digest)| digest.to_owned()),
+                    },
+                })
+                .collect(),
+        };
+        let offered = match control
+            .store
+            .attempt_offer(&attempt, &control.settings.leases)
+            .await
+        {
+            Ok(offered) => offered,
+            Err(error) if error.is_stale() => {
+                control.wake();
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let live = LiveAttempt {
+            held: store::Held {
+                attempt: attempt.id,
+                token: offered.token,
+            },
+            key: self.key,
+            agent: self.agent,
+        };
+        let outputs = match self.outputs(control, fleet, &bindings) {
+            Ok(outputs) => outputs,
+            Err(failure) => {
+                // Planned and bound by the same hands: another try would fail the same way.
+                return control
+                    .attempt_failed(&live, FailureKind::Build, failure)
+                    .await;
+            }
+        };
+        tracing::info!(
+            build = %self.key.build, stage = %self.key.stage, name = self.stage.name,
+            agent = control.fleet.name(self.agent).as_deref().unwrap_or_default(),
+            reason = attempt.reason, "a stage is placed"
+        );
+        self.build.joins(self.agent);
+        let offer = wire::Offer {
+            attempt: attempt.id.to_string(),
+            token: offered.token.0,
+            stage: self.stage.name.clone(),
+            context: Some(self.build.context()),
+            outputs,
+        };
+        if !control.fleet.send(self.agent, Message::Offer(offer)) {
+            let why = Failure::farm("the agent went away before the offer reached it");
+            return control.attempt_failed(&live, FailureKind::Farm, why).await;
+        }
+        Ok(())
+    }
+
+    /// What stands for each input: the agent's own result where its keeper holds it, else the image. `None` if one is at neither place.
+    fn bindings(&self, control: &Control, rows: &[OutputRow]) -> Option<BTreeMap<EdgeId, Binding>> {
+        let bind = |edge: EdgeId| {
+            let cut = self.planned.plan.edge(edge)?;
+            let row = rows.iter().find(|row| row.output == Output::Edge(edge))?;
+            let held = self.planned.bound(Output::Edge(edge), self.agent);
+            let binding = match (held, &row.digest) {
+                (Some(bound), _) if row.agent == Some(self.agent) => Binding::Held(bound),
+                (_, Some(digest)) => Binding::Image {
+                    reference: control.stages.image(digest),
+                    platform: cut.platform.clone(),
+                },
+                _ => return None,
+            };
+            Some((edge, binding))
+        };
+        self.stage.inputs.iter().copied().map(bind).collect()
+    }
+
+    fn outputs(
+        &self,
+        control: &Control,
+        fleet: &FleetView,
+        bindings: &BTreeMap<EdgeId, Binding>,
+    ) -> Result<Vec<wire::Output>> {
+        let mut outputs = Vec::new();
+        for output in self.planned.plan.outputs_of(self.stage) {
+            let bound = self
+                .planned
+                .plan
+                .bind(output, bindings)
+                .map_err(|error| Failure::farm(format!("a stage can't be written: {error}")))?;
+            let bound = Arc::new(bound);
+            outputs.push(wire::Output {
+                id: output_name(output),
+                definition: match bound.root {
+                    Some(_) => bound.definition.encode_to_vec(),
+                    None => Vec::new(),
+                },
+                export: self.export_of(control, fleet, output),
+            });
+            self.planned.bind(output, self.agent, bound);
+        }
+        Ok(outputs)
+    }
+
+    /// How the agent is to export an output at once: a target as the client asked, an edge if a consumer runs on another home.
+    fn export_of(
+        &self,
+        control: &Control,
+        fleet: &FleetView,
+        output: Output,
+    ) -> Option<wire::Export> {
+        match output {
+            Output::Edge(edge) => {
+                let edge = self.planned.plan.edge(edge)?;
+                let native = fleet
+                    .agents
+                    .iter()
+                    .find(|a| a.id == self.agent)
+                    .map(|a| &a.native);
+                let elsewhere = edge.consumers.iter().any(|consumer| {
+                    let consumer = self.planned.plan.stage(*consumer);
+                    let home = consumer.and_then(|stage| stage.home.as_ref());
+                    home.is_some_and(|home| Some(home.platform()) != native)
+                });
+                elsewhere.then(|| export_of_edge(control, self.build, edge))
+            }
+            Output::Target(target) => {
+                let Outputs::Image(image) = &self.planned.outputs else {
+                    return None;
+                };
+                let target = self.planned.plan.target(target)?;
+                Some(export_of_target(self.build, self.planned, image, target))
+            }
+        }
+    }
+}
+
+/// How an edge's result goes to the stage registry.
+fn export_of_edge(control: &Control, build: &Build, edge: &CutEdge) -> wire::Export {
+    let compression = match &build.request.outputs {
+        // Layers of a whole root end up in the user's image as they are compressed here.
+        Outputs::Image(image) => image.compression(),
+        Outputs::Keep => None,
+    };
+    wire::Export {
+        r#type: "image".to_owned(),
+        attrs: control
+            .stages
+            .export_attrs(edge, compression)
+            .into_iter()
+            .collect(),
+        title: build.export_title(Output::Edge(edge.id)),
+    }
+}
+
+/// How a target's image goes to the user's registries.
+fn export_of_target(
+    build: &Build,
+    planned: &Planned,
+    image: &super::image::ImageOutput,
+    target: &PlannedTarget,
+) -> wire::Export {
+    let mut attrs = image.engine_attrs(&target.platform.to_string());
+    let result = planned.results.targets.get(target.id.index());
+    let config = result.and_then(|r| r.config.as_deref());
+    let base = result.and_then(|r| r.base_config.as_deref());
+    for (key, value) in [
+        ("containerimage.config", config),
+        ("containerimage.base.config", base),
+    ] {
+        if let Some(text) = value.and_then(|bytes| std::str::from_utf8(bytes).ok()) {
+            attrs.insert(key.to_owned(), text.to_owned());
+        }
+    }
+    if let Some(epoch) = build.request.attrs.get("build-arg:SOURCE_DATE_EPOCH") {
+        attrs
+            .entry("source-date-epoch".to_owned())
+            .or_insert_with(|| epoch.clone());
+    }
+    wire::Export {
+        r#type: "image".to_owned(),
+        attrs: attrs.into_iter().collect(),
+        title: build.export_title(Output::Target(target.id)),
+    }
+}
+
+/// Has the agent that holds a result export it for others, unless that is under way. When it is there the stage is placed anew.
+fn export(control: &Arc<Control>, build: &Arc<Build>, edge: EdgeId, snapshot: &Snapshot) {
+    let holder = snapshot
+        .ready
+        .iter()
+        .filter(|stage| stage.key.build == build.id())
+        .flat_map(|stage| &stage.inputs)
+        .find(|input| input.edge == edge)
+        .and_then(|input| input.held_on);
+    let Some(holder) = holder else { return };
+    if !build.begin_export(edge) {
+        return;
+    }
+    let (control, build) = (Arc::clone(control), Arc::clone(build));
+    tokio::spawn(async move {
+        let outcome = tokio::select! {
+            outcome = export_held(&control, &build, edge, holder) => outcome,
+            reason = build.cancelled() => Err(Failure::cancelled(reason)),
+        };
+        build.end_export(edge);
+        if let Err(failure) = outcome {
+            tracing::warn!(build = %build.id(), %edge, %failure, "a result can't be handed over");
+            // The stages that wait for it try again with the next round; a pause keeps that from being a busy loop.
+            tokio::time::sleep(AWAY).await;
+        }
+        control.wake();
+    });
+}
+
+async fn export_held(
+    control: &Control,
+    build: &Build,
+    edge: EdgeId,
+    holder: AgentId,
+) -> Result<()> {
+    let lost = || Failure::farm("the result's definition is not known any more");
+    let planned = build.planned().ok_or_else(lost)?;
+    let cut = planned.plan.edge(edge).ok_or_else(lost)?;
+    let bound = planned.bound(Output::Edge(edge), holder).ok_or_else(lost)?;
+    let question = Ask::Export(wire::ExportHeld {
+        context: Some(build.context()),
+        output: Some(wire::Output {
+            id: output_name(Output::Edge(edge)),
+            definition: bound.definition.encode_to_vec(),
+            export: Some(export_of_edge(control, build, cut)),
+        }),
+    });
+    let Answer::Exported(answer) = control.fleet.ask(holder, question)?.one().await? else {
+        return Err(Failure::farm(
+            "the agent answered something else than an export",
+        ));
+    };
+    let digest = exported_digest(&answer.exporter_response)
+        .ok_or_else(|| Failure::farm("an engine exported a result and did not say which"))?;
+    let exported = Exported {
+        bytes: control.stage_bytes(&digest).await,
+        digest,
+        response: answer.exporter_response.into_iter().collect(),
+    };
+    control
+        .store
+        .output_export(build.id(), edge, holder, &exported)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! Frontends: where they run, with what, and what else a client's gateway function asks of an engine.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bollard_buildkit_proto::moby::buildkit::v1::frontend as api;
+use croft_planner::Platform;
+use croft_proto::v1 as wire;
+use croft_scheduler::fleet::AgentView;
+use croft_scheduler::{AgentId, FleetView, build_platform};
+use prost::Message as _;
+use wire::answer::Answer;
+use wire::request::Request as Ask;
+
+use super::failure::{Failure, Kind, Result, decode};
+use super::{Build, Control};
+
+/// What the farm passes on of an engine's gateway.
+pub(super) const OFFERED: [&str; 16] = [
+    "solve.base",
+    "solve.inlinereturn",
+    "resolveimage",
+    "resolveimage.resolvemode",
+    "return",
+    "returnmap",
+    "importcaches",
+    "proto.refarray",
+    "reference.output",
+    "frontend.inputs",
+    "gateway.solve.metadata",
+    "frontend.caps",
+    "gateway.solve.evaluate",
+    "gateway.evaluate",
+    "gateway.warnings",
+    "source.metaresolver",
+];
+
+/// What engines can do and the farm can't (yet): a client that sees these would ask for it.
+pub(super) const WITHHELD: [&str; 7] = [
+    "exporter.image.attestations",
+    "exporter.multiple",
+    "exporter.session",
+    "source.policy.session",
+    "gc.freespacefilter",
+    "history.filter",
+    "exec.meta.network.proxy",
+];
+
+/// How often a frontend is tried on another agent when the farm failed.
+const TRIES: usize = 3;
+
+impl Control {
+    /// Answers a gateway's solve: a definition stands for itself, a frontend is run, and neither executes anything.
+    pub async fn gateway_solve(
+        &self,
+        build: &Arc<Build>,
+        mut request: api::SolveRequest,
+    ) -> Result<api::Result> {
+        self.begin(build).await?;
+        if request.frontend.is_empty() {
+            let def = request.definition.filter(|d| !d.def.is_empty());
+            let reference = api::Ref {
+                id: String::new(),
+                def,
+            };
+            return Ok(api::Result {
+                result: Some(api::result::Result::Ref(reference)),
+                ..api::Result::default()
+            });
+        }
+        request.allow_result_return = true;
+        request.allow_result_array_ref = true;
+        let named = request
+            .frontend_opt
+            .iter()
+            .filter(|(key, _)| key.starts_with("local-sessionid:"))
+            .map(|(_, id)| id.as_str());
+        build.name_sessions(&self.sessions, named);
+        for asked in request.frontend_inputs.values() {
+            self.refuse_stage_registry(asked)?;
+        }
+        let answer = self
+            .ask_planner(build, |platform| {
+                let mut request = request.clone();
+                set_build_platform(&mut request.frontend_opt, platform);
+                Ask::FrontendSolve(wire::FrontendSolve {
+                    context: Some(build.context()),
+                    request: request.encode_to_vec(),
+                })
+            })
+            .await?;
+        match answer {
+            Answer::FrontendResult(bytes) => decode("the frontend's result", &bytes),
+            _ => Err(Failure::farm(
+                "the agent answered something else than a frontend's result",
+            )),
+        }
+    }
+
+    /// Passes a gateway's question on to the engine that plans the build.
+    pub async fn gateway_call(
+        &self,
+        build: &Arc<Build>,
+        method: &str,
+        request: Vec<u8>,
+    ) -> Result<Vec<u8>> {
+        self.begin(build).await?;
+        let answer = self
+            .ask_planner(build, |_| {
+                Ask::Gateway(wire::GatewayCall {
+                    context: Some(build.context()),
+                    method: method.to_owned(),
+                    request: request.clone(),
+                })
+            })
+            .await?;
+        match answer {
+            Answer::GatewayResponse(bytes) => Ok(bytes),
+            _ => Err(Failure::farm(format!(
+                "the agent answered something else than {method}"
+            ))),
+        }
+    }
+
+    /// Asks the agent that plans this build, choosing one where there is none yet; another one if the farm fails.
+    async fn ask_planner(
+        &self,
+        build: &Build,
+        question: impl Fn(&Platform) -> Ask,
+    ) -> Result<Answer> {
+        let mut failed: Vec<AgentId> = Vec::new();
+        loop {
+            let (agent, platform) = self.planner(build, &failed).await?;
+            build.joins(agent);
+            let answer = async { self.fleet.ask(agent, question(&platform))?.one().await };
+            let answer = tokio::select! {
+                answer = answer => answer,
+                reason = build.cancelled() => Err(Failure::cancelled(reason)),
+            };
+            match answer {
+                Err(failure) if failure.kind == Kind::Farm && failed.len() + 1 < TRIES => {
+                    tracing::warn!(build = %build.id(), %failure, "a frontend is tried on another agent");
+                    failed.push(agent);
+                    build.set_planner(None);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The agent that runs this build's frontends: one that is native on the build platform. Waits for one that is away.
+    async fn planner(&self, build: &Build, failed: &[AgentId]) -> Result<(AgentId, Platform)> {
+        let wait = self.settings.agent_wait;
+        let begun = std::time::Instant::now();
+        let mut step = None;
+        loop {
+            let fleet = self.fleet_view().await?;
+            let requested = self.settings.build_platform.as_ref();
+            let Some(platform) = build_platform(&fleet, requested) else {
+                return Err(Failure::unservable(
+                    "no agent has joined this farm yet: start croft-agent beside an engine and point it here",
+                ));
+            };
+            if let Some(agent) = choose(&fleet, &platform, build.planner(), failed) {
+                build.set_planner(Some(agent));
+                return Ok((agent, platform));
+            }
+            croft_scheduler::servable(&fleet, [&platform])
+                .map_err(|unservable| Failure::unservable(unservable.to_string()))?;
+            if begun.elapsed() >= wait {
+                return Err(Failure::unservable(format!(
+                    "no agent for the build platform {platform} came back within {} s",
+                    wait.as_secs()
+                )));
+            }
+            step.get_or_insert_with(|| {
+                build.progress().step(&format!(
+                    "[croft] waiting for an agent for the build platform {platform}"
+                ))
+            });
+            tokio::select! {
+                () = self.agents_changed.notified() => {}
+                () = tokio::time::sleep(wait.saturating_sub(begun.elapsed())) => {}
+                reason = build.cancelled() => return Err(Failure::cancelled(reason)),
+            }
+        }
+    }
+}
+
+/// The agent that has planned this build before, else the least busy one.
+fn choose(
+    fleet: &FleetView,
+    platform: &Platform,
+    before: Option<AgentId>,
+    failed: &[AgentId],
+) -> Option<AgentId> {
+    let fit = |agent: &&AgentView| {
+        agent.takes_work() && agent.native == *platform && !failed.contains(&agent.id)
+    };
+    let busy = |agent: &&AgentView| {
+        let share = agent.load.len() * 1000 / usize::try_from(agent.slots.max(1)).unwrap_or(1);
+        (Some(agent.id) != before, share, agent.name.clone())
+    };
+    fleet
+        .agents
+        .iter()
+        .filter(fit)
+        .min_by_key(busy)
+        .map(|agent| agent.id)
+}
+
+/// All four arguments together decide what BUILDPLATFORM and its parts are, whatever engine runs the frontend.
+fn set_build_platform(options: &mut HashMap<String, String>, platform: &Platform) {
+    let parts = [
+        ("BUILDPLATFORM", platform.to_string()),
+        ("BUILDOS", platform.os().to_owned()),
+        ("BUILDARCH", platform.arch().to_owned()),
+        ("BUILDVARIANT", platform.variant().to_owned()),
+    ];
+    for (name, value) in parts {
+        options.entry(format!("build-arg:{name}")).or_insert(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_own_build_platform_wins() {
+        let mut options = HashMap::from([("build-arg:BUILDARCH".to_owned(), "riscv64".to_owned())]);
+        set_build_platform(&mut options, &"linux/arm64".parse().unwrap());
+        assert_eq!(options["build-arg:BUILDARCH"], "riscv64");
+        assert_eq!(options["build-arg:BUILDPLATFORM"], "linux/arm64");
+        assert_eq!(options["build-arg:BUILDVARIANT"], "");
+    }
+}

@@ -1,0 +1,244 @@
+//! The loops: plan a build, dispatch its stages, take in what agents report, publish, reap what was lost.
+//!
+//! A decision is made by `croft_planner` and `croft_scheduler` on a snapshot and committed by `store`, which checks again. Nothing here
+//! is the truth about a build: that is in the store. Kept here is what can't be stored (connections, definitions in flight, secrets).
+
+mod build;
+mod dispatch;
+mod events;
+mod failure;
+mod fleet;
+mod gateway;
+pub mod image;
+mod progress;
+mod publish;
+mod reap;
+mod record;
+mod run;
+mod sessions;
+mod stages;
+mod usage;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use croft_planner::Platform;
+use croft_scheduler::fleet::Presence;
+use croft_scheduler::{BuildId, FarmBudget, FleetView, LeaseTerms, Policy, Project};
+use tokio::sync::Notify;
+
+pub use build::{Build, Request, ResultTarget, Results};
+pub(crate) use events::held;
+pub use events::{Joining, Linked};
+pub use failure::{Failure, Kind, Result};
+pub use fleet::Fleet;
+pub use sessions::Sessions;
+pub use stages::StageRegistry;
+
+use crate::store::Store;
+
+/// How builds are run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The platform of frontends and build-platform stages; `None` leaves the choice to the farm.
+    pub build_platform: Option<Platform>,
+    /// How long a stage waits for an agent that is away.
+    pub agent_wait: Duration,
+    /// Leases and heartbeats.
+    pub leases: LeaseTerms,
+    /// How often the farm tries again what failed by its own fault.
+    pub budget: FarmBudget,
+    /// How placement weighs things.
+    pub policy: Policy,
+    /// Entitlements that builds may have.
+    pub entitlements: BTreeSet<String>,
+    /// Whose builds these are.
+    pub project: Project,
+    /// Users' registries that are spoken to in plain HTTP.
+    pub plain_registries: Vec<String>,
+}
+
+/// The coordinator, as its edges see it.
+pub struct Control {
+    settings: Settings,
+    store: Store,
+    stages: StageRegistry,
+    sessions: Sessions,
+    fleet: Arc<Fleet>,
+    builds: Mutex<HashMap<BuildId, Arc<Build>>>,
+    /// Something may be placed now.
+    wake: Notify,
+    /// An agent came, went or changed.
+    agents_changed: Notify,
+}
+
+/// What the farm's engines can do, all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Of the gateway.
+    pub frontend: BTreeSet<String>,
+    /// Of the LLB.
+    pub llb: BTreeSet<String>,
+}
+
+impl Control {
+    /// A coordinator on its store. Start its loops with [`Control::start`].
+    pub fn new(settings: Settings, store: Store, stages: StageRegistry) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            store,
+            stages,
+            sessions: Sessions::default(),
+            fleet: Arc::default(),
+            builds: Mutex::default(),
+            wake: Notify::new(),
+            agents_changed: Notify::new(),
+        })
+    }
+
+    /// Starts the loops; they run as long as the process.
+    pub fn start(self: &Arc<Self>) {
+        tokio::spawn(dispatch::run(Arc::clone(self)));
+        tokio::spawn(reap::run(Arc::clone(self)));
+        tokio::spawn(dispatch::listen(Arc::clone(self)));
+    }
+
+    /// The sessions that clients hold open.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The links to agents.
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
+
+    /// The store, for questions that change nothing.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The stage registry.
+    pub fn stages(&self) -> &StageRegistry {
+        &self.stages
+    }
+
+    /// How builds are run.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// A build that lives.
+    pub fn build(&self, id: BuildId) -> Option<Arc<Build>> {
+        self.builds().get(&id).cloned()
+    }
+
+    /// Takes in a build. It gets a row of its own once there is something to do.
+    pub fn open(&self, request: Request) -> Result<Arc<Build>> {
+        for asked in &request.entitlements {
+            if !self.settings.entitlements.contains(asked) {
+                return Err(Failure::invalid(format!(
+                    "{asked} is not allowed: the farm's operator can allow it with --allow-entitlement {asked}"
+                )));
+            }
+        }
+        let id = BuildId(uuid::Uuid::now_v7());
+        Ok(Arc::new(Build::new(id, request)))
+    }
+
+    /// A session is over: builds that live by it end.
+    pub fn session_closed(&self, id: &croft_buildkit::session::SessionId) {
+        let builds: Vec<Arc<Build>> = self.builds().values().cloned().collect();
+        for build in builds {
+            if build.request.session == id.as_str() {
+                build.cancel("the client is gone");
+            }
+        }
+    }
+
+    /// The platforms that connected agents serve: native ones first, those with the most slots in front, then emulated ones.
+    pub async fn platforms(&self) -> Result<Vec<Platform>> {
+        let fleet = self.store.fleet_view().await?;
+        let mut slots: HashMap<&Platform, u64> = HashMap::new();
+        let connected = || {
+            fleet
+                .agents
+                .iter()
+                .filter(|agent| agent.presence == Presence::Connected)
+        };
+        for agent in connected() {
+            *slots.entry(&agent.native).or_default() += u64::from(agent.slots);
+        }
+        let mut natives: Vec<&Platform> = slots.keys().copied().collect();
+        natives.sort_by_key(|p| {
+            (
+                std::cmp::Reverse(slots[p]),
+                p.arch() != "amd64",
+                p.to_string(),
+            )
+        });
+        if let Some(build) = &self.settings.build_platform {
+            natives.sort_by_key(|p| *p != build);
+        }
+        let also = connected().flat_map(|a| &a.platforms);
+        let emulated = connected().flat_map(|a| &a.emulated);
+        let mut platforms = Vec::new();
+        for platform in natives.into_iter().chain(also).chain(emulated) {
+            if !platforms.contains(platform) {
+                platforms.push(platform.clone());
+            }
+        }
+        Ok(platforms)
+    }
+
+    /// What a client may count on: what all engines can do and the farm passes on.
+    pub async fn capabilities(&self) -> Result<Capabilities> {
+        let agents = self.store.agent_list().await?;
+        let mut all = agents
+            .iter()
+            .filter(|agent| agent.presence == Presence::Connected)
+            .map(|agent| &agent.hello);
+        let mut shared = all
+            .next()
+            .map_or_else(Capabilities::default, |first| Capabilities {
+                frontend: BTreeSet::from_iter(first.frontend_caps.clone()),
+                llb: BTreeSet::from_iter(first.llb_caps.clone()),
+            });
+        for agent in all {
+            shared
+                .frontend
+                .retain(|cap| agent.frontend_caps.contains(cap));
+            shared.llb.retain(|cap| agent.llb_caps.contains(cap));
+        }
+        shared
+            .frontend
+            .retain(|cap| gateway::OFFERED.contains(&cap.as_str()));
+        shared
+            .llb
+            .retain(|cap| !gateway::WITHHELD.contains(&cap.as_str()));
+        Ok(shared)
+    }
+
+    async fn fleet_view(&self) -> Result<FleetView> {
+        Ok(self.store.fleet_view().await?)
+    }
+
+    /// Something may be placed now.
+    fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    fn builds(&self) -> MutexGuard<'_, HashMap<BuildId, Arc<Build>>> {
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on what agents say about the build reaches it.
+    fn remember(&self, build: &Arc<Build>) {
+        self.builds().insert(build.id(), Arc::clone(build));
+    }
+
+    fn forget(&self, build: &Build) {
+        self.builds().remove(&build.id());
+    }
+}

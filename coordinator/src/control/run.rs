@@ -1,0 +1,324 @@
+//! A build from its results to its end: plan, wait for the stages, publish, and say how it ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bollard_buildkit_proto::pb;
+use croft_planner::{Homes, Output, PlanInput, PlanOptions, Platform, Target};
+use croft_scheduler::{BuildId, FleetView, build_platform, servable};
+use serde_json::json;
+
+use super::build::{Build, Planned, Results};
+use super::failure::{Failure, Kind, Result};
+use super::image::Outputs;
+use super::publish::{Logins, platform_name};
+use super::{Control, record};
+use crate::registry;
+use crate::store::{BuildEnd, NewBuild, PlanRows};
+
+/// What goes back to the client.
+pub type Response = BTreeMap<String, String>;
+
+impl Control {
+    /// Gives the build its row and waits for its session. Does nothing the second time.
+    pub(super) async fn begin(&self, build: &Arc<Build>) -> Result<()> {
+        build
+            .begun
+            .get_or_try_init(|| async {
+                let asked = &build.request;
+                self.remember(build);
+                if !asked.session.is_empty() {
+                    self.sessions.wait(&asked.session).await.ok_or_else(|| {
+                        Failure::invalid(format!("no active session for {}", asked.session))
+                    })?;
+                    build.name_sessions(&self.sessions, [asked.session.as_str()]);
+                }
+                let platforms = asked.attrs.get("platform").map(String::as_str);
+                let row = NewBuild {
+                    id: build.id(),
+                    client_ref: asked.client_ref.clone(),
+                    project: self.settings.project.clone(),
+                    priority: 0,
+                    platforms: platforms
+                        .unwrap_or_default()
+                        .split(',')
+                        .filter(|p| !p.is_empty())
+                        .map(str::to_owned)
+                        .collect(),
+                    session: asked.session.clone(),
+                    frontend: asked.attrs.get("source").cloned().unwrap_or_default(),
+                    deadline: None,
+                };
+                self.store.build_insert(&row).await?;
+                record::start(&self.store, build);
+                tracing::info!(build = %build.id(), client_ref = %asked.client_ref, "a build begins");
+                Ok(())
+            })
+            .await
+            .map(drop)
+    }
+
+    /// Makes some results now, for a client that wants to see that they can be made: a build within the build, which publishes nothing.
+    /// What its agents hold stays until the outer one ends, so nothing is run again when the client returns these results.
+    pub async fn evaluate(&self, build: &Arc<Build>, results: Results) -> Result<()> {
+        self.begin(build).await?;
+        let child = Arc::new(build.within(BuildId(uuid::Uuid::now_v7())));
+        build.adopt(Arc::clone(&child));
+        let outcome = tokio::select! {
+            outcome = self.produce(&child, results, Outputs::Keep) => outcome,
+            reason = build.cancelled() => Err(Failure::cancelled(reason)),
+        };
+        self.store_end(&child, &outcome).await;
+        outcome.map(drop)
+    }
+
+    /// Makes the results, publishes them, and ends the build, however it went.
+    pub async fn complete(&self, build: &Arc<Build>, results: Result<Results>) -> Result<Response> {
+        let outcome = match results {
+            Ok(results) => {
+                self.produce(build, results, build.request.outputs.clone())
+                    .await
+            }
+            Err(failure) => Err(failure),
+        };
+        self.end(build, &outcome).await;
+        outcome
+    }
+
+    async fn produce(
+        &self,
+        build: &Arc<Build>,
+        results: Results,
+        outputs: Outputs,
+    ) -> Result<Response> {
+        let nothing = results.targets.iter().all(|t| t.definition.is_none());
+        if results.targets.is_empty() || (nothing && outputs == Outputs::Keep) {
+            return Ok(Response::new());
+        }
+        self.begin(build).await?;
+        let logins = match &outputs {
+            Outputs::Keep => None,
+            Outputs::Image(image) => {
+                self.refuse_own_registry(image.references.iter().map(registry::host))?;
+                let plain = &self.settings.plain_registries;
+                Some(Logins::fetch(&self.sessions, build, image, plain).await?)
+            }
+        };
+        let planned = tokio::select! {
+            planned = self.plan(build, results, outputs) => planned?,
+            reason = build.cancelled() => return Err(Failure::cancelled(reason)),
+        };
+        self.wait(build).await?;
+        self.store.build_publish(build.id()).await?;
+        let (Outputs::Image(image), Some(logins)) = (&planned.outputs, logins) else {
+            return Ok(Response::new());
+        };
+        let pushed = self.pushed(build, planned).await?;
+        tokio::select! {
+            response = self.publish(build, planned, image, &logins, &pushed) => response,
+            reason = build.cancelled() => Err(Failure::cancelled(reason)),
+        }
+    }
+
+    /// What engines answered when they pushed the targets, in the targets' order.
+    async fn pushed(&self, build: &Build, planned: &Planned) -> Result<Vec<Response>> {
+        let outputs = self.store.output_list(build.id()).await?;
+        let response = |target: &croft_planner::PlannedTarget| {
+            let row = outputs
+                .iter()
+                .find(|row| row.output == Output::Target(target.id))?;
+            serde_json::from_value(row.response.clone()?).ok()
+        };
+        let responses = planned.plan.targets().iter().map(response);
+        responses.collect::<Option<_>>().ok_or_else(|| {
+            Failure::farm("a platform's image is not there though its stage is done")
+        })
+    }
+
+    /// Splits results into stages and stores these. From then on the dispatch loop has them.
+    async fn plan<'a>(
+        &self,
+        build: &'a Arc<Build>,
+        mut results: Results,
+        outputs: Outputs,
+    ) -> Result<&'a Planned> {
+        let fleet = self.fleet_view().await?;
+        let platform = self.build_platform(build, &fleet)?;
+        let mut targets = Vec::new();
+        for result in &mut results.targets {
+            let target = match &result.platform {
+                Some(given) => platform_name(given)
+                    .parse()
+                    .map_err(|e: croft_planner::PlatformError| Failure::invalid(e.to_string()))?,
+                None => platform.clone(),
+            };
+            result.platform.get_or_insert_with(|| oci(&target));
+            if let Some(definition) = &result.definition {
+                self.refuse_stage_registry(definition)?;
+            }
+            targets.push(Target {
+                name: result.name.clone(),
+                platform: target,
+                definition: result.definition.take(),
+            });
+        }
+        if let Outputs::Image(image) = &outputs {
+            let names: Vec<String> = targets.iter().map(|t| t.platform.to_string()).collect();
+            image
+                .check(&names, results.shape)
+                .map_err(|e| Failure::invalid(e.to_string()))?;
+        }
+        let options = PlanOptions {
+            build_platform: platform.clone(),
+            homes: homes(&fleet),
+            project: self.settings.project.0.clone(),
+            shared_keys: build.shared_keys(),
+            limits: croft_planner::Limits::default(),
+        };
+        let input = PlanInput { targets };
+        let source = record::source(&input, &options, &fleet);
+        // Definitions may be large, and nothing here waits: not a task for the threads that serve everybody.
+        let plan = tokio::task::spawn_blocking(move || croft_planner::plan(input, &options))
+            .await
+            .map_err(|_| Failure::farm("planning was cut off"))?
+            .map_err(|error| Failure::invalid(error.to_string()))?;
+        let needed: BTreeSet<&Platform> = plan.stages().iter().flat_map(|s| &s.platforms).collect();
+        servable(&fleet, needed).map_err(|never| Failure::unservable(never.to_string()))?;
+        let sources = plan.stages().iter().flat_map(|s| &s.local_sources);
+        let named: BTreeSet<&str> = sources.map(|s| s.session.as_str()).collect();
+        build.name_sessions(
+            &self.sessions,
+            named.into_iter().filter(|id| !id.is_empty()),
+        );
+
+        // Known before it is stored: as soon as it is stored it may be placed.
+        let planned = build.set_planned(Planned::new(plan, results, outputs))?;
+        let rows = PlanRows {
+            build_platform: &platform,
+            source: &source,
+            stages: planned.plan.stages(),
+            edges: planned.plan.edges(),
+            targets: planned.plan.targets(),
+        };
+        self.store.build_plan(build.id(), &rows).await?;
+        self.wake();
+        Ok(planned)
+    }
+
+    /// Waits until every stage is done.
+    async fn wait(&self, build: &Build) -> Result<()> {
+        let mut changes = build.changes();
+        loop {
+            changes.mark_unchanged();
+            if let Some(failure) = build.failure() {
+                return Err(failure);
+            }
+            if build.is_done() {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                reason = build.cancelled() => return Err(Failure::cancelled(reason)),
+            }
+        }
+    }
+
+    /// Says how the build ended, and lets everybody go who holds something of it.
+    async fn end(&self, build: &Build, outcome: &Result<Response>) {
+        self.store_end(build, outcome).await;
+        for part in build.children().iter().map(AsRef::as_ref).chain([build]) {
+            for agent in part.agents() {
+                self.close_keeper(agent, part.id());
+            }
+            part.over();
+            self.forget(part);
+        }
+        build.progress().close();
+        self.wake();
+    }
+
+    async fn store_end(&self, build: &Build, outcome: &Result<Response>) {
+        if build.begun.get().is_none() {
+            return;
+        }
+        let response;
+        let end = match outcome {
+            Ok(keys) => {
+                response = json!(keys);
+                BuildEnd::Succeeded {
+                    response: &response,
+                    digest: keys.get("containerimage.digest").map(String::as_str),
+                }
+            }
+            Err(failure) if failure.kind == Kind::Cancelled => BuildEnd::Cancelled {
+                reason: &failure.message,
+            },
+            Err(failure) => BuildEnd::Failed {
+                error: &failure.message,
+            },
+        };
+        let error = outcome.as_ref().err().map(|f| f.message.as_str());
+        match self.store.build_end(build.id(), end).await {
+            Ok(cancelled) => {
+                tracing::info!(build = %build.id(), error, "a build ended");
+                for attempt in cancelled {
+                    self.cancel_attempt(&attempt, "the build is over");
+                }
+            }
+            Err(fault) => {
+                tracing::error!(build = %build.id(), %fault, "the end of a build can't be stored")
+            }
+        }
+    }
+
+    /// The native platform of the engine that ran the frontend, or of the one that would have.
+    fn build_platform(&self, build: &Build, fleet: &FleetView) -> Result<Platform> {
+        let planner = build.planner();
+        let native = fleet
+            .agents
+            .iter()
+            .find(|a| Some(a.id) == planner)
+            .map(|a| a.native.clone());
+        native
+            .or_else(|| build_platform(fleet, self.settings.build_platform.as_ref()))
+            .ok_or_else(|| Failure::unservable("no agent has joined this farm yet: start croft-agent beside an engine and point it here"))
+    }
+
+    /// Stage images belong to the builds that made them: a user's own definition may name none.
+    pub(super) fn refuse_stage_registry(&self, definition: &pb::Definition) -> Result<()> {
+        match croft_planner::refused_sources(definition, self.stages.host()) {
+            None => Ok(()),
+            Some(source) => Err(Failure::invalid(format!(
+                "{} is in the farm's own stage registry, which builds may not read: use an image from another registry",
+                source.identifier
+            ))),
+        }
+    }
+
+    fn refuse_own_registry<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let own = self.stages.host();
+        if hosts.into_iter().any(|host| host == own) {
+            return Err(Failure::invalid(format!(
+                "{own} is the farm's own stage registry: push to another one"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn homes(fleet: &FleetView) -> Homes {
+    let agents = fleet.agents.iter();
+    agents
+        .map(|a| (a.native.clone(), a.platforms.clone()))
+        .collect()
+}
+
+fn oci(platform: &Platform) -> super::image::OciPlatform {
+    super::image::OciPlatform {
+        os: platform.os().to_owned(),
+        architecture: platform.arch().to_owned(),
+        variant: platform.variant().to_owned(),
+        os_version: platform.os_version().to_owned(),
+        os_features: Vec::new(),
+    }
+}

@@ -1,0 +1,144 @@
+//! The stage registry: where results travel from agent to agent. Says how they are named and exported, and who may read there.
+
+use std::collections::BTreeMap;
+
+use croft_buildkit::session::SessionResponse;
+use croft_buildkit::session::auth::{self, AuthCall, Credentials};
+use croft_planner::CutEdge;
+use oci_client::Reference;
+use serde::Deserialize;
+
+use super::build::Build;
+use super::image::OciPlatform;
+use crate::registry::{self, Login, Registry, RegistryError};
+
+/// The farm's own registry.
+#[derive(Clone)]
+pub struct StageRegistry {
+    repository: Reference,
+    login: Login,
+    registry: Registry,
+    plain: bool,
+}
+
+impl StageRegistry {
+    /// `place` is `host[:port][/prefix]`; results of one project go to one repository below it, as blobs are shared within one only.
+    pub fn new(
+        place: &str,
+        project: &str,
+        login: Login,
+        plain: &[String],
+    ) -> Result<Self, RegistryError> {
+        let place = place.trim_end_matches('/');
+        let repository = registry::reference(&format!("{place}/{project}"))?;
+        if !place.contains([':', '.']) && !place.starts_with("localhost") {
+            return Err(RegistryError::BadReference {
+                reference: place.to_owned(),
+                why: "name the stage registry by its host, as registry.example.com:5000 or 127.0.0.1:5000/prefix".into(),
+            });
+        }
+        let host = registry::host(&repository).to_owned();
+        Ok(Self {
+            registry: Registry::new(&host, &login, plain),
+            plain: plain.contains(&host) || registry::is_loopback(&host),
+            repository,
+            login,
+        })
+    }
+
+    /// Its host and port.
+    pub fn host(&self) -> &str {
+        registry::host(&self.repository)
+    }
+
+    /// Where results of this project go, as `host/path`.
+    pub fn repository(&self) -> String {
+        format!("{}/{}", self.host(), self.repository.repository())
+    }
+
+    /// A result by its digest, as engines are told of it.
+    pub fn image(&self, digest: &str) -> String {
+        format!("{}@{digest}", self.repository())
+    }
+
+    /// Asks whether the registry is there and lets us in.
+    pub async fn check(&self) -> Result<(), RegistryError> {
+        let probe = registry::reference(&format!("{}:croft-probe", self.repository()))?;
+        self.registry.tag_get(&probe).await.map(drop)
+    }
+
+    /// The attributes with which an engine exports a result here. Nothing in them depends on time or place, so the same result has the
+    /// same digest.
+    pub fn export_attrs(
+        &self,
+        edge: &CutEdge,
+        compression: Option<&str>,
+    ) -> BTreeMap<String, String> {
+        let platform = OciPlatform {
+            os: edge.platform.os().to_owned(),
+            architecture: edge.platform.arch().to_owned(),
+            variant: edge.platform.variant().to_owned(),
+            os_version: edge.platform.os_version().to_owned(),
+            os_features: Vec::new(),
+        };
+        let mut config = serde_json::to_value(&platform).unwrap_or_default();
+        config["rootfs"] = serde_json::json!({"type": "layers", "diff_ids": []});
+        config["config"] = serde_json::json!({});
+        let mut attrs = BTreeMap::from([
+            ("name".to_owned(), self.repository()),
+            ("push".to_owned(), "true".to_owned()),
+            ("push-by-digest".to_owned(), "true".to_owned()),
+            ("store".to_owned(), "false".to_owned()),
+            ("oci-mediatypes".to_owned(), "true".to_owned()),
+            ("source-date-epoch".to_owned(), "0".to_owned()),
+            ("containerimage.config".to_owned(), config.to_string()),
+        ]);
+        if let Some(compression) = compression {
+            attrs.insert("compression".to_owned(), compression.to_owned());
+        }
+        if self.plain {
+            attrs.insert("registry.insecure".to_owned(), "true".to_owned());
+        }
+        attrs
+    }
+
+    /// The compressed bytes of a result's layers, as its manifest says.
+    pub async fn bytes(&self, digest: &str) -> Result<u64, RegistryError> {
+        #[derive(Deserialize)]
+        struct Manifest {
+            layers: Vec<Layer>,
+        }
+        #[derive(Deserialize)]
+        struct Layer {
+            size: u64,
+        }
+        let reference = registry::reference(&self.image(digest))?;
+        let bytes = self.registry.manifest_get(&reference).await?;
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|error| RegistryError::Other {
+                reference: reference.whole(),
+                why: error.to_string(),
+            })?;
+        Ok(manifest.layers.iter().map(|layer| layer.size).sum())
+    }
+
+    /// The farm's answer to a session's question about credentials, if it is about this registry. A build's engines get them only once
+    /// its definitions were found to name nothing here: until then they could read what is not of its plan.
+    pub fn answer(&self, build: &Build, call: &AuthCall) -> Option<SessionResponse> {
+        if call.host() != self.host() {
+            return None;
+        }
+        Some(match (call, &self.login) {
+            (AuthCall::Credentials(_), Login::Password { user, password })
+                if build.planned().is_some() =>
+            {
+                auth::credentials(Credentials {
+                    username: user.clone(),
+                    secret: password.clone(),
+                })
+            }
+            (AuthCall::Credentials(_), _) => auth::anonymous(),
+            _ => auth::no_token_authority(),
+        })
+    }
+}

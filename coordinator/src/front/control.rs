@@ -1,0 +1,242 @@
+//! BuildKit's Control service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bollard_buildkit_proto::moby::buildkit::v1 as api;
+use bollard_buildkit_proto::moby::buildkit::v1::control_server::Control as Service;
+use croft_buildkit::session::ClientSession;
+use futures::{Stream, StreamExt as _};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::Instrument as _;
+
+use super::convert;
+use super::jobs::Jobs;
+use crate::control::{Build, Control, Failure, Results};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The Control service over the whole farm.
+#[derive(Clone)]
+pub struct Face {
+    control: Arc<Control>,
+    jobs: Arc<Jobs>,
+}
+
+impl Face {
+    pub(super) fn new(control: Arc<Control>, jobs: Arc<Jobs>) -> Self {
+        Self { control, jobs }
+    }
+
+    /// The result of a solve: its own definition or frontend, or what the client's gateway function returns.
+    async fn result(
+        &self,
+        solve: &api::SolveRequest,
+        build: &Arc<Build>,
+        returned: tokio::sync::oneshot::Receiver<Result<Results, Failure>>,
+    ) -> Result<Results, Failure> {
+        let own = solve.definition.as_ref().is_some_and(|d| !d.def.is_empty());
+        if own || !solve.frontend.is_empty() {
+            let request = convert::direct(solve);
+            let result = self.control.gateway_solve(build, request).await?;
+            return convert::results(result, |reference| {
+                Ok(reference.def.clone().filter(|d| !d.def.is_empty()))
+            })
+            .map_err(|status| Failure::invalid(status.message()));
+        }
+        tokio::select! {
+            result = returned => result.unwrap_or_else(|_| Err(Failure::cancelled("the build was abandoned"))),
+            reason = build.cancelled() => Err(Failure::cancelled(reason)),
+        }
+    }
+}
+
+/// History is kept by the farm in its own way and not offered through this API yet. Said with this code, clients do without it.
+fn no_history() -> Status {
+    Status::unimplemented(
+        "build history is not supported by this farm yet: `croft builds` shows it",
+    )
+}
+
+#[tonic::async_trait]
+impl Service for Face {
+    type PruneStream = Answers<api::UsageRecord>;
+    type StatusStream = Answers<api::StatusResponse>;
+    type SessionStream = Answers<api::BytesMessage>;
+    type ListenBuildHistoryStream = Answers<api::BuildHistoryEvent>;
+
+    async fn info(
+        &self,
+        _: Request<api::InfoRequest>,
+    ) -> Result<Response<api::InfoResponse>, Status> {
+        Ok(Response::new(api::InfoResponse {
+            buildkit_version: Some(convert::version()),
+        }))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<api::ListWorkersRequest>,
+    ) -> Result<Response<api::ListWorkersResponse>, Status> {
+        let platforms = self
+            .control
+            .platforms()
+            .await
+            .map_err(|failure| convert::status(&failure))?;
+        if platforms.is_empty() {
+            return Err(Status::unavailable(
+                "no agent has joined this farm yet: start croft-agent beside an engine and point it here",
+            ));
+        }
+        Ok(Response::new(api::ListWorkersResponse {
+            record: vec![convert::worker(&platforms)],
+        }))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<api::BytesMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (metadata, _, incoming) = request.into_parts();
+        let (session, outgoing) = ClientSession::accept(&metadata, incoming).await?;
+        let sessions = self.control.sessions();
+        sessions.add(session.clone());
+        let control = Arc::clone(&self.control);
+        tokio::spawn(async move {
+            session.closed().await;
+            control.sessions().remove(&session);
+            control.session_closed(session.id());
+        });
+        Ok(Response::new(Box::pin(outgoing)))
+    }
+
+    async fn solve(
+        &self,
+        request: Request<api::SolveRequest>,
+    ) -> Result<Response<api::SolveResponse>, Status> {
+        let traceparent = request
+            .metadata()
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned();
+        let solve = request.into_inner();
+        if solve.r#ref.is_empty() || solve.r#ref.len() > 256 {
+            return Err(Status::invalid_argument(
+                "the solve's ref must have 1 to 256 bytes",
+            ));
+        }
+        let span =
+            tracing::info_span!("solve", client_ref = %solve.r#ref, build = tracing::field::Empty);
+        crate::telemetry::continue_trace(&span, &traceparent);
+        async {
+            let mut wanted = convert::request(&solve).map_err(|f| convert::status(&f))?;
+            wanted.traceparent = crate::telemetry::traceparent();
+            let build = self
+                .control
+                .open(wanted)
+                .map_err(|failure| convert::status(&failure))?;
+            tracing::Span::current().record("build", tracing::field::display(build.id()));
+            let (open, returned) = self.jobs.open(&solve.r#ref, Arc::clone(&build))?;
+            // When the client goes away this future is dropped, and with it the build's only reason to run. What runs goes on by itself
+            // until it has put everything in order.
+            let _alive = build.cancel_when_dropped("the client is gone");
+            let face = self.clone();
+            let running = async move {
+                let _open = open;
+                let result = face.result(&solve, &build, returned).await;
+                face.control.complete(&build, result).await
+            };
+            let response = tokio::spawn(running.in_current_span()).await;
+            response
+                .unwrap_or_else(|_| {
+                    Err(Failure::farm(
+                        "the build was cut off by a fault of the coordinator",
+                    ))
+                })
+                .map(|exporter_response| {
+                    Response::new(api::SolveResponse {
+                        exporter_response: exporter_response.into_iter().collect(),
+                    })
+                })
+                .map_err(|failure| convert::status(&failure))
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn status(
+        &self,
+        request: Request<api::StatusRequest>,
+    ) -> Result<Response<Self::StatusStream>, Status> {
+        let job = self.jobs.wait(&request.into_inner().r#ref).await?;
+        let reader = job.build.progress().reader();
+        drop(job);
+        let stream = futures::stream::unfold(reader, |mut reader| async move {
+            let status = reader.next().await?;
+            Some((Ok((*status).clone()), reader))
+        });
+        let mut response = Response::new(Box::pin(stream) as Self::StatusStream);
+        timestamped(response.metadata_mut());
+        Ok(response)
+    }
+
+    async fn disk_usage(
+        &self,
+        request: Request<api::DiskUsageRequest>,
+    ) -> Result<Response<api::DiskUsageResponse>, Status> {
+        let record = self
+            .control
+            .disk_usage(request.into_inner())
+            .await
+            .map_err(|failure| convert::status(&failure))?;
+        Ok(Response::new(api::DiskUsageResponse { record }))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<api::PruneRequest>,
+    ) -> Result<Response<Self::PruneStream>, Status> {
+        let pruned = self
+            .control
+            .prune(request.into_inner())
+            .map_err(|failure| convert::status(&failure))?;
+        let pruned = pruned.map(|record| record.map_err(|failure| convert::status(&failure)));
+        Ok(Response::new(Box::pin(pruned)))
+    }
+
+    async fn listen_build_history(
+        &self,
+        _: Request<api::BuildHistoryRequest>,
+    ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
+        Err(no_history())
+    }
+
+    async fn update_build_history(
+        &self,
+        _: Request<api::UpdateBuildHistoryRequest>,
+    ) -> Result<Response<api::UpdateBuildHistoryResponse>, Status> {
+        Err(no_history())
+    }
+}
+
+/// Clients set their clock by this header.
+fn timestamped(metadata: &mut tonic::metadata::MetadataMap) {
+    let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+    if let Ok(now) = now.parse() {
+        metadata.insert("buildkit-current-timestamp", now);
+    }
+}
+
+/// A client's error, as its gateway function returned it.
+pub(super) fn returned_error(error: bollard_buildkit_proto::google::rpc::Status) -> Failure {
+    let kind = match Code::from(error.code) {
+        Code::Cancelled => crate::control::Kind::Cancelled,
+        _ => crate::control::Kind::Build,
+    };
+    Failure {
+        kind,
+        message: error.message.clone(),
+        status: Some(croft_buildkit::errors::from_rpc(error)),
+    }
+}
