@@ -110,6 +110,16 @@ pub fn from_rpc(embedded: rpc::Status) -> Status {
     Status::with_details(code, message, Bytes::from(details))
 }
 
+/// The error as a server says it again: code, message and details, without the headers that it arrived with and without
+/// what is known on this side alone.
+pub fn said_again(status: &Status) -> Status {
+    Status::with_details(
+        status.code(),
+        status.message(),
+        Bytes::copy_from_slice(status.details()),
+    )
+}
+
 /// The bytes of [`to_rpc`], to be kept or sent on.
 pub fn encode(status: &Status) -> Vec<u8> {
     to_rpc(status).encode_to_vec()
@@ -270,6 +280,20 @@ mod tests {
             (status.code(), status.message())
         );
         assert_eq!(failed_vertices(&new), ["sha256:b"]);
+    }
+
+    #[test]
+    fn an_error_is_said_again_without_the_headers_that_it_came_with() {
+        let mut status = failed(vec![("errdefs.Vertex+json", "{}")]);
+        status
+            .metadata_mut()
+            .insert("trailer", "Grpc-Status".parse().unwrap());
+        let again = said_again(&status);
+        assert_eq!(
+            (again.code(), again.message(), again.details()),
+            (status.code(), status.message(), status.details())
+        );
+        assert!(again.metadata().is_empty());
     }
 
     #[test]

@@ -66,6 +66,8 @@ impl From<SessionError> for Status {
 impl ClientSession {
     /// Takes a `Control.Session` call: its metadata and its messages. Answer the call with the returned stream at once; the
     /// session lives while the client keeps its half open, and the stream ends with it.
+    ///
+    /// Take client connections with TCP_NODELAY: window updates are small, and a delayed one stops a whole upload.
     pub async fn accept(
         metadata: &MetadataMap,
         incoming: impl Stream<Item = Result<BytesMessage, Status>> + Send + 'static,

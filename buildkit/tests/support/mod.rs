@@ -1,6 +1,8 @@
 //! What several tests need: a daemon that only takes sessions, and clients that open them.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod llb;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use croft_buildkit::{
@@ -13,8 +15,10 @@ use croft_buildkit::{
 };
 use futures::stream::BoxStream;
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::TcpIncoming},
+};
 
 /// A daemon on a free port whose sessions the test gets. It ends with this value.
 pub struct Daemon {
@@ -83,10 +87,9 @@ pub async fn serve(address: SocketAddr, routes: tonic::service::Routes) -> Servi
         .http2_max_header_list_size(croft_buildkit::HEADER_LIMIT)
         .add_routes(routes);
     runtime.spawn(async move {
+        let incoming = TcpIncoming::from(TcpListener::from_std(listener).unwrap());
         server
-            .serve_with_incoming(TcpListenerStream::new(
-                TcpListener::from_std(listener).unwrap(),
-            ))
+            .serve_with_incoming(incoming.with_nodelay(Some(true)))
             .await
     });
     Serving {
