@@ -12,6 +12,12 @@ use super::stage::ReadyStage;
 use crate::fleet::{AgentView, Duty, Health, Nativeness, Presence};
 use crate::{AgentId, Project, Timestamp};
 
+/// No wait is shorter: where all else is equal a free agent goes before a full one that is about to be free.
+const SOON: Duration = Duration::from_millis(1);
+
+/// Nothing is taken to last longer: whatever clocks and other parts say, sums of durations don't overflow.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// How well an agent suits a stage. The least is the best; no two agents are equal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Score {
@@ -77,8 +83,8 @@ impl<'a> Desk<'a> {
     pub fn new(agent: &'a AgentView, policy: &Policy, now: Timestamp) -> Desk<'a> {
         let left = |load: &crate::fleet::Load| {
             // What is overdue is taken to need as long again as it is late: a stuck attempt is waited for less and less.
-            now.since(load.since)
-                .abs_diff(load.expected.unwrap_or(policy.unknown_command))
+            let expected = load.expected.unwrap_or(policy.unknown_command);
+            now.since(load.since).abs_diff(expected).min(LONGEST)
         };
         Desk {
             agent,
@@ -140,42 +146,43 @@ impl<'a> Desk<'a> {
 
     /// What the stage would cost here.
     fn cost(&self, stage: &ReadyStage, policy: &Policy, now: Timestamp) -> Cost {
+        let rebuild = self.rebuild(stage, policy);
+        let inputs = stage.inputs.iter();
+        let transfer: Duration = inputs
+            .map(|input| transfer(input, self.agent.id, policy))
+            .sum();
+        let wait = match self.next_slot() {
+            Some(slot) if !self.has_free_slot() => {
+                (now.since(stage.ready_since) + self.slots_free_in[slot]).clamp(SOON, LONGEST)
+            }
+            _ => Duration::ZERO,
+        };
+        let slots = self.agent.slots.max(1);
+        let beside = self.running.min(slots - 1);
+        Cost {
+            wait,
+            rebuild,
+            transfer: transfer.min(LONGEST),
+            contention: rebuild * beside / slots,
+        }
+    }
+
+    fn rebuild(&self, stage: &ReadyStage, policy: &Policy) -> Duration {
         let missing = stage
             .commands
             .iter()
             .filter(|command| !self.holds(&command.identity));
-        let commands: Duration = missing
-            .map(|command| command.cost.unwrap_or(policy.unknown_command))
-            .sum();
-        // A mount only matters to commands that run.
-        let mounts = if commands.is_zero() {
-            0
-        } else {
-            stage
-                .cache_mounts
-                .iter()
-                .filter(|&id| !self.has_mount(&(stage.project.clone(), id.clone())))
-                .count()
-        };
-        let rebuild = commands + policy.empty_mount * u32::try_from(mounts).unwrap_or(u32::MAX);
-        let wait = if self.has_free_slot() {
-            Duration::ZERO
-        } else {
-            let free_in = self
-                .next_slot()
-                .map_or(Duration::MAX / 4, |slot| self.slots_free_in[slot]);
-            now.since(stage.ready_since) + free_in
-        };
-        Cost {
-            wait,
-            rebuild,
-            transfer: stage
-                .inputs
-                .iter()
-                .map(|input| transfer(input, self.agent.id, policy))
-                .sum(),
-            contention: rebuild * self.running.min(self.agent.slots) / self.agent.slots.max(1),
+        let cost =
+            |command: &super::Command| command.cost.unwrap_or(policy.unknown_command).min(LONGEST);
+        let commands: Duration = missing.map(cost).sum();
+        if commands.is_zero() {
+            // Mounts only matter to commands that run.
+            return commands;
         }
+        let empty = |id: &&String| !self.has_mount(&(stage.project.clone(), (*id).clone()));
+        let mounts =
+            u32::try_from(stage.cache_mounts.iter().filter(empty).count()).unwrap_or(u32::MAX);
+        (commands + policy.empty_mount * mounts).min(LONGEST)
     }
 
     /// What it would be to run the stage here, or why that can't be. A full agent is a candidate too: one may wait for it.

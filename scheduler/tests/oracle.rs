@@ -1,0 +1,367 @@
+//! Random farms, judged by brute force: what is placed could be, what is refused had to be, and nothing depends on the order of lists.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use croft_planner::{EdgeId, StageId};
+use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Presence, StageKey};
+use croft_scheduler::place::{
+    Because, Decision, ExportedInput, Input, Policy, ReadyStage, Refusal, place,
+};
+use croft_scheduler::{AgentId, Timestamp};
+use proptest::collection::{btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use support::*;
+
+const PLATFORMS: [&str; 4] = ["linux/386", "linux/amd64", "linux/arm64", "linux/s390x"];
+const IDENTITIES: [&str; 5] = ["a", "b", "c", "d", "e"];
+const PROJECTS: [&str; 3] = ["p", "q", "r"];
+
+prop_compose! {
+    fn any_agent()(
+        native in select(&PLATFORMS[..]),
+        also in option::weighted(0.2, select(&PLATFORMS[..])),
+        emulated in btree_set(select(&PLATFORMS[..]), 0..2),
+        slots in 0u32..4,
+        loads in vec((0u64..100, option::of(0u64..100), select(&PROJECTS[..])), 0..4),
+        away in prop::bool::weighted(0.15),
+        unhealthy in prop::bool::weighted(0.1),
+        draining in prop::bool::weighted(0.1),
+        has_cap in prop::bool::weighted(0.7),
+        disk_free in option::weighted(0.8, prop_oneof![1 => Just(0u64), 6 => Just(1u64 << 40)]),
+        cache in btree_set(select(&IDENTITIES[..]), 0..4),
+        mounts in btree_set((select(&PROJECTS[..]), select(&["m", "n"][..])), 0..3),
+        alike in option::of(0u64..100),
+        used in option::of((select(&PROJECTS[..]), 0u64..100)),
+    ) -> AgentView {
+        let mut view = agent(0, "", native);
+        view.platforms.extend(also.map(platform));
+        view.emulated = emulated.into_iter().map(platform).collect();
+        view.slots = slots;
+        view.load = loads.into_iter().map(|(began, takes, name)| {
+            let mut one = load(began, 0);
+            one.project = project(name);
+            one.expected = takes.map(seconds);
+            one
+        }).collect();
+        view.presence = if away { Presence::Away } else { Presence::Connected };
+        view.health = if unhealthy { Health::Unhealthy } else { Health::Healthy };
+        view.duty = if draining { Duty::Draining } else { Duty::Active };
+        view.caps = has_cap.then(|| "cap".to_owned()).into_iter().collect();
+        view.disk_free = disk_free;
+        view.cache = cache.into_iter().map(identity).collect();
+        view.mounts = mounts.into_iter().map(|(name, mount)| (project(name), mount.to_owned())).collect();
+        view.alike = alike.map(|s| ("alike".to_owned(), ago(s))).into_iter().collect();
+        view.projects = used.map(|(name, s)| (project(name), ago(s))).into_iter().collect();
+        view
+    }
+}
+
+/// An input, its agents still to be chosen.
+#[derive(Debug, Clone)]
+struct AnyInput {
+    holder: Option<Index>,
+    exported: Option<(u64, Vec<Index>)>,
+}
+
+#[derive(Debug, Clone)]
+struct AnyStage {
+    stage: ReadyStage,
+    inputs: Vec<AnyInput>,
+    pinned: Option<Index>,
+    failed_on: Vec<Index>,
+}
+
+prop_compose! {
+    fn any_input()(
+        holder in option::weighted(0.8, any::<Index>()),
+        exported in option::of((0u64..1 << 30, vec(any::<Index>(), 0..2))),
+    ) -> AnyInput {
+        AnyInput { holder, exported }
+    }
+}
+
+prop_compose! {
+    fn any_stage()(
+        build in 1u128..4,
+        on in btree_set(select(&PLATFORMS[..]), 0..3),
+        (name, priority, age) in (select(&PROJECTS[..]), 0i32..2, 0u64..50),
+        (waited, pause) in (0u64..50, prop_oneof![6 => Just(0u64), 1 => 1u64..5]),
+        commands in vec((select(&IDENTITIES[..]), option::of(0u64..60)), 0..3),
+        mounts in btree_set(select(&["m", "n"][..]), 0..2),
+        wants_cap in prop::bool::weighted(0.1),
+        together in option::weighted(0.2, 0u32..2),
+        inputs in vec(any_input(), 0..3),
+        pinned in option::weighted(0.1, any::<Index>()),
+        failed_on in vec(any::<Index>(), 0..2),
+    ) -> AnyStage {
+        let mut one = stage(build, 0, "linux/amd64");
+        one.platforms = on.into_iter().map(platform).collect();
+        one.project = project(name);
+        one.priority = priority;
+        one.build_created = ago(age);
+        one.ready_since = ago(waited);
+        one.not_before = if pause == 0 { Timestamp(0) } else { NOW + seconds(pause) };
+        one.commands = commands.into_iter().map(|(name, cost)| command(name, cost.map(seconds))).collect();
+        one.cache_mounts = mounts.into_iter().map(str::to_owned).collect();
+        one.requirements.caps = wants_cap.then(|| "cap".to_owned()).into_iter().collect();
+        one.together = together.map(StageId);
+        one.alike = "alike".to_owned();
+        AnyStage { stage: one, inputs, pinned, failed_on }
+    }
+}
+
+fn any_case() -> impl Strategy<Value = (FleetView, Vec<ReadyStage>)> {
+    (vec(any_agent(), 1..6), vec(any_stage(), 0..8)).prop_map(|(mut agents, stages)| {
+        for (number, agent) in (1..).zip(&mut agents) {
+            agent.id = agent_id(number);
+            agent.name = format!("agent-{number}");
+        }
+        let ids: Vec<AgentId> = agents.iter().map(|agent| agent.id).collect();
+        let of = |index: &Index| *index.get(&ids);
+        let input = |(edge, input): (u32, &AnyInput)| Input {
+            edge: EdgeId(edge),
+            held_on: input.holder.as_ref().map(of),
+            exported: input
+                .exported
+                .as_ref()
+                .map(|(bytes, pulled)| ExportedInput {
+                    bytes: *bytes,
+                    pulled_by: pulled.iter().map(of).collect(),
+                }),
+        };
+        let stages = (0..).zip(stages).map(|(number, any)| {
+            let mut stage = any.stage;
+            stage.key.stage = StageId(number);
+            stage.pinned = any.pinned.as_ref().map(of);
+            stage.failed_on = any.failed_on.iter().map(|index| (of(index), 1)).collect();
+            stage.inputs = (0..).zip(&any.inputs).map(input).collect();
+            stage
+        });
+        (fleet(agents), stages.collect())
+    })
+}
+
+/// Whether an agent could run a stage if it had a free slot: the rules once more, said differently.
+fn could(fleet: &FleetView, agent: &AgentView, stage: &ReadyStage) -> bool {
+    let runs = stage
+        .platforms
+        .iter()
+        .all(|p| agent.platforms.contains(p) || agent.emulated.contains(p));
+    let able = stage.requirements.caps.is_subset(&agent.caps) && agent.slots > 0;
+    let there = (agent.presence, agent.health, agent.duty)
+        == (Presence::Connected, Health::Healthy, Duty::Active);
+    let room = agent
+        .disk_free
+        .is_none_or(|free| free >= Policy::default().least_disk);
+    let connected = |id| {
+        fleet
+            .agents
+            .iter()
+            .any(|a| a.id == id && a.presence == Presence::Connected)
+    };
+    let inputs = stage.inputs.iter().all(|input| {
+        let pulled = input
+            .exported
+            .as_ref()
+            .map(|exported| exported.pulled_by.contains(&agent.id));
+        pulled.is_some()
+            || input
+                .held_on
+                .is_some_and(|holder| holder == agent.id || connected(holder))
+    });
+    runs && able && there && room && inputs
+}
+
+fn is_native(agent: &AgentView, stage: &ReadyStage) -> bool {
+    stage.platforms.is_subset(&agent.platforms)
+}
+
+/// Goes through the decisions in their order and calls `judge` with the slots that were free before each.
+fn replay(
+    fleet: &FleetView,
+    stages: &[ReadyStage],
+    mut judge: impl FnMut(&ReadyStage, &Decision, &BTreeMap<AgentId, u32>, &[Decision]),
+) {
+    let decisions = place(fleet, stages, &Policy::default(), NOW);
+    let by_key: BTreeMap<StageKey, &ReadyStage> =
+        stages.iter().map(|stage| (stage.key, stage)).collect();
+    let mut free: BTreeMap<AgentId, u32> = fleet
+        .agents
+        .iter()
+        .map(|agent| (agent.id, agent.free_slots()))
+        .collect();
+    for (number, decision) in decisions.iter().enumerate() {
+        judge(
+            by_key[&decision.key()],
+            decision,
+            &free,
+            &decisions[..number],
+        );
+        if let Decision::Placed { agent, .. } = decision {
+            let slots = free.get_mut(agent).unwrap();
+            *slots = slots.checked_sub(1).expect("a slot was given away twice");
+        }
+    }
+    assert_eq!(
+        decisions.len(),
+        stages.len(),
+        "each stage is decided about once"
+    );
+    assert_eq!(
+        decisions
+            .iter()
+            .map(Decision::key)
+            .collect::<std::collections::BTreeSet<_>>()
+            .len(),
+        stages.len()
+    );
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn what_is_placed_is_on_an_agent_that_can_take_it_and_has_a_slot((fleet, stages) in any_case()) {
+        replay(&fleet, &stages, |stage, decision, free, _| {
+            let Decision::Placed { agent, exports, reason, .. } = decision else { return };
+            let view = fleet.agents.iter().find(|view| view.id == *agent).unwrap();
+            assert!(could(&fleet, view, stage) && free[agent] > 0 && stage.not_before <= NOW);
+            assert_eq!(reason.emulates.is_empty(), is_native(view, stage));
+            for edge in exports {
+                let input = stage.inputs.iter().find(|input| input.edge == *edge).unwrap();
+                assert!(input.exported.is_none() && input.held_on.is_some_and(|holder| holder != *agent));
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_refused_had_to_be((fleet, stages) in any_case()) {
+        replay(&fleet, &stages, |stage, decision, free, earlier| {
+            let Decision::Held { why, .. } = decision else { return };
+            let fit: Vec<&AgentView> = fleet.agents.iter().filter(|agent| could(&fleet, agent, stage)).collect();
+            let with_slot: Vec<&&AgentView> = fit.iter().filter(|agent| free[&agent.id] > 0).collect();
+            match why {
+                Refusal::Pause => assert!(stage.not_before > NOW),
+                Refusal::Nobody { agents, .. } => {
+                    assert!(fit.is_empty());
+                    // Those that it names could if all were well; if it names none, nobody ever can.
+                    let mut well = fleet.clone();
+                    for agent in &mut well.agents {
+                        (agent.presence, agent.health) = (Presence::Connected, Health::Healthy);
+                        (agent.duty, agent.disk_free) = (Duty::Active, None);
+                    }
+                    let mut alone = stage.clone();
+                    alone.inputs.clear();
+                    let able = well.agents.iter().filter(|agent| could(&well, agent, &alone));
+                    let mut names: Vec<&String> = able.map(|agent| &agent.name).collect();
+                    names.sort();
+                    assert_eq!(agents.iter().map(|(name, _)| name).collect::<Vec<_>>(), names);
+                    assert_eq!(why.is_for_ever(), names.is_empty());
+                }
+                Refusal::Full { agents } => {
+                    assert!(with_slot.is_empty());
+                    assert_eq!(agents.len(), fit.len());
+                }
+                Refusal::WorthWaiting { agent, because } => {
+                    let preferred = fit.iter().find(|view| view.name == *agent).expect("it could take the stage");
+                    assert_eq!(free[&preferred.id], 0);
+                    let failed = |view: &AgentView| stage.failed_on.contains_key(&view.id);
+                    match because {
+                        Because::Together => assert!(
+                            stage.pinned == Some(preferred.id) || earlier.iter().any(|decision| matches!(
+                                decision,
+                                Decision::Placed { key, agent, .. }
+                                    if *agent == preferred.id && key.build == stage.key.build
+                                        && stages.iter().any(|s| s.key == *key && s.together == stage.together)
+                            ))
+                        ),
+                        Because::Native => {
+                            assert!(is_native(preferred, stage) && !with_slot.is_empty());
+                            assert!(with_slot.iter().all(|view| !is_native(view, stage)));
+                        }
+                        Because::Failed => {
+                            assert!(!failed(preferred) && !with_slot.is_empty());
+                            let equals = with_slot.iter().filter(|view| is_native(view, stage) == is_native(preferred, stage));
+                            assert!(equals.clone().count() > 0 && equals.clone().all(|view| failed(view)));
+                        }
+                        // Something must be saved: without caches, mounts and inputs an idle agent is never passed over.
+                        Because::Saves(_) => {
+                            assert!(!with_slot.is_empty());
+                            assert!(!stage.commands.is_empty() || !stage.inputs.is_empty());
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn an_idle_agent_is_passed_over_only_for_something_to_gain((fleet, stages) in any_case()) {
+        // The same farm where nobody holds anything, and no stage belongs with another or was tried before.
+        let mut bare = fleet;
+        for agent in &mut bare.agents {
+            agent.cache.clear();
+            agent.mounts.clear();
+            agent.emulated.clear();
+        }
+        let stages: Vec<ReadyStage> = stages.into_iter().map(|stage| ReadyStage {
+            inputs: Vec::new(),
+            commands: Vec::new(),
+            together: None,
+            pinned: None,
+            failed_on: BTreeMap::new(),
+            not_before: Timestamp(0),
+            ..stage
+        }).collect();
+        replay(&bare, &stages, |stage, decision, free, _| {
+            let idle = bare.agents.iter().any(|agent| could(&bare, agent, stage) && free[&agent.id] > 0);
+            assert_eq!(matches!(decision, Decision::Placed { .. }), idle, "{decision:?}");
+        });
+    }
+
+    #[test]
+    fn nothing_depends_on_the_order_of_lists((fleet, stages) in any_case(), seed in any::<u64>()) {
+        let expected = place(&fleet, &stages, &Policy::default(), NOW);
+        let (mut agents, mut shuffled) = (fleet.agents, stages);
+        let mut state = seed;
+        let mut next = move |below: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        for place in (1..agents.len()).rev() { agents.swap(place, next(place + 1)); }
+        for place in (1..shuffled.len()).rev() { shuffled.swap(place, next(place + 1)); }
+        let got = place(&support::fleet(agents), &shuffled, &Policy::default(), NOW);
+        prop_assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn nobody_waits_for_ever_beside_a_free_agent_of_its_own_kind((fleet, stages) in any_case()) {
+        // The farm stands still for a day: whoever still waits then has no native agent free on which it has not failed.
+        let later = NOW + seconds(24 * 3600);
+        for stage in stages {
+            let alone = ReadyStage { pinned: None, ..stage };
+            let decision = place(&fleet, std::slice::from_ref(&alone), &Policy::default(), later).remove(0);
+            let free = fleet.agents.iter().any(|agent| {
+                could(&fleet, agent, &alone)
+                    && agent.free_slots() > 0
+                    && is_native(agent, &alone)
+                    && !alone.failed_on.contains_key(&agent.id)
+            });
+            if free {
+                prop_assert!(matches!(decision, Decision::Placed { .. }), "{:?}", decision);
+            }
+        }
+    }
+}
