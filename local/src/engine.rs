@@ -6,7 +6,6 @@
 
 use std::{
     fs,
-    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -20,7 +19,7 @@ use crate::{
     error::{Doing, Error, Result},
     guard::{Launch, Part, Stop},
     home::{Home, Place, random_hex},
-    http::{Peer, Request},
+    http::{self, Peer, Request},
     parts::{self, EngineParts, Program, binfmt},
 };
 
@@ -83,7 +82,12 @@ impl Engine {
 
     /// Its log.
     pub fn log(&self) -> PathBuf {
-        self.part.home().join("log")
+        self.part.log()
+    }
+
+    /// Starts the engine's end without waiting for it, so that several can end at once.
+    pub(crate) fn let_go(&mut self) {
+        self.part.let_go();
     }
 
     /// Its own folder.
@@ -134,7 +138,7 @@ impl Engine {
         }
         .start()?;
         let peer = Peer::Unix(socket.clone());
-        part.wait_ready(READY_WITHIN, |_| {
+        part.wait_ready(READY_WITHIN, || {
             let answer = Request::new("GET", "/_ping")
                 .send(&peer)
                 .map_err(|error| error.to_string())?;
@@ -182,8 +186,8 @@ impl Engine {
             command,
         }
         .start()?;
-        part.wait_ready(READY_WITHIN, |_| {
-            speaks_http2(&socket).map_err(|error| error.to_string())
+        part.wait_ready(READY_WITHIN, || {
+            http::speaks_http2(UnixStream::connect(&socket)).map_err(|error| error.to_string())
         })?;
         Ok(Engine {
             part,
@@ -249,22 +253,5 @@ impl Names {
              \x20   done\n\
              }}\n"
         )
-    }
-}
-
-/// Whether an HTTP/2 server answers the connection preface with its settings.
-fn speaks_http2(socket: &Path) -> std::io::Result<()> {
-    const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
-    stream.write_all(&EMPTY_SETTINGS)?;
-    let mut frame = [0; 9];
-    stream.read_exact(&mut frame)?;
-    match frame[3] {
-        4 => Ok(()),
-        other => Err(std::io::Error::other(format!(
-            "HTTP/2 frame of type {other} instead of settings"
-        ))),
     }
 }

@@ -118,7 +118,7 @@ impl Part {
     pub fn wait_ready<T>(
         &mut self,
         within: Duration,
-        mut probe: impl FnMut(&str) -> std::result::Result<T, String>,
+        mut probe: impl FnMut() -> std::result::Result<T, String>,
     ) -> Result<T> {
         let started = Instant::now();
         loop {
@@ -134,7 +134,7 @@ impl Part {
                     log: self.log_tail(),
                 });
             }
-            let last = match probe(&self.log_tail()) {
+            let last = match probe() {
                 Ok(value) => return Ok(value),
                 Err(last) => last,
             };
@@ -155,6 +155,33 @@ impl Part {
         &self.home
     }
 
+    /// What it and the guard print.
+    pub fn log(&self) -> PathBuf {
+        self.home.join("log")
+    }
+
+    /// Starts the part's end without waiting for it, so that several can end at once.
+    pub fn let_go(&mut self) {
+        drop(self.pipe.take());
+    }
+
+    /// Ends the part and waits until nothing of it is left.
+    pub fn end(&mut self) {
+        self.let_go();
+        let deadline = Instant::now() + self.grace + TEARDOWN;
+        while let Ok(None) = self.guard.try_wait() {
+            if Instant::now() > deadline {
+                eprintln!(
+                    "croft: {} would not end; its guard is process {}",
+                    self.name,
+                    self.guard.id()
+                );
+                return;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
     fn log_tail(&self) -> String {
         let mut log = &self.log;
         let mut tail = Vec::new();
@@ -171,18 +198,6 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        drop(self.pipe.take());
-        let deadline = Instant::now() + self.grace + TEARDOWN;
-        while let Ok(None) = self.guard.try_wait() {
-            if Instant::now() > deadline {
-                eprintln!(
-                    "croft: {} would not end; its guard is process {}",
-                    self.name,
-                    self.guard.id()
-                );
-                return;
-            }
-            std::thread::sleep(POLL);
-        }
+        self.end();
     }
 }

@@ -68,12 +68,12 @@ impl<'a> Request<'a> {
         match peer {
             Peer::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, PATIENCE)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_patience(PATIENCE)?;
                 self.exchange(stream, &address.to_string())
             }
             Peer::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_patience(PATIENCE)?;
                 self.exchange(stream, "localhost")
             }
         }
@@ -125,6 +125,40 @@ impl Answer {
             .take(300)
             .collect();
         format!("HTTP {} {body}", self.status)
+    }
+}
+
+/// A connection that can be told how long to wait for bytes.
+pub(crate) trait Stream: Read + Write {
+    fn set_patience(&self, patience: Duration) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(patience))
+    }
+}
+
+impl Stream for UnixStream {
+    fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(patience))
+    }
+}
+
+/// Whether an HTTP/2 server is at the other end: it answers the connection preface with its settings.
+pub(crate) fn speaks_http2(connected: io::Result<impl Stream>) -> io::Result<()> {
+    const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let mut stream = connected?;
+    stream.set_patience(PATIENCE)?;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+    stream.write_all(&EMPTY_SETTINGS)?;
+    let mut frame = [0; 9];
+    stream.read_exact(&mut frame)?;
+    match frame[3] {
+        4 => Ok(()),
+        other => Err(io::Error::other(format!(
+            "HTTP/2 frame of type {other} instead of settings"
+        ))),
     }
 }
 

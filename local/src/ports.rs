@@ -29,6 +29,8 @@ pub enum Ports {
     Free,
     /// This one and those after it (CROFT_PORT_BASE), skipping what is in use.
     From(u16),
+    /// This address, which was drawn before.
+    At(SocketAddr),
 }
 
 impl Ports {
@@ -36,6 +38,7 @@ impl Ports {
     pub fn draw(self) -> Result<SocketAddr> {
         for attempt in 0..DRAWS {
             let port = match self {
+                Ports::At(address) => return Ok(address),
                 Ports::Free => {
                     let random = u16::from_str_radix(&random_hex(2)?, 16).unwrap_or_default();
                     FIRST + random % COUNT

@@ -127,7 +127,7 @@ impl Postgres {
         .start()?;
         let mut probe = psql(&program, address, &password);
         probe.args(["-c", "SELECT 1"]);
-        part.wait_ready(READY_WITHIN, |_| {
+        part.wait_ready(READY_WITHIN, || {
             parts::run(&mut probe)
                 .map(drop)
                 .map_err(|error| error.to_string())
@@ -188,7 +188,7 @@ impl Postgres {
 
     /// The server's log.
     pub fn log(&self) -> PathBuf {
-        self.part.home().join("log")
+        self.part.log()
     }
 }
 

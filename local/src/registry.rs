@@ -138,7 +138,7 @@ impl Registry {
             credentials,
         };
         let (peer, credentials) = (registry.peer(), registry.credentials.clone());
-        registry.part.wait_ready(READY_WITHIN, |_| {
+        registry.part.wait_ready(READY_WITHIN, || {
             let request = authorized(Request::new("GET", "/v2/"), credentials.as_ref());
             let answer = request.send(&peer).map_err(|error| error.to_string())?;
             if answer.status == 200 {
@@ -162,7 +162,7 @@ impl Registry {
 
     /// Its log, requests included.
     pub fn log(&self) -> PathBuf {
-        self.part.home().join("log")
+        self.part.log()
     }
 
     /// Its own folder.

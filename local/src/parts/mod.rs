@@ -246,6 +246,22 @@ pub(crate) fn postgres() -> Result<Program> {
     })
 }
 
+/// All programs of a farm, and those with which tests look into it.
+pub(crate) fn fetch_all() -> Result<()> {
+    postgres()?;
+    registry()?;
+    skopeo()?;
+    if find("buildkitd").is_none() {
+        EngineParts::find_or_fetch()?;
+    }
+    buildx()?;
+    if nix::unistd::geteuid().is_root() {
+        binfmt::enable()
+    } else {
+        Ok(())
+    }
+}
+
 /// The `bin` folders of the versions below Debian's folder of PostgreSQLs, newest first.
 fn versions(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = folder.read_dir() else {
