@@ -33,15 +33,13 @@ mod invalidate;
 mod logs;
 mod outputs;
 mod publications;
+mod reports;
 mod stages;
 mod views;
 mod wake;
 
 pub use agents::{AgentLink, AgentRow, Disk, Epoch, Heartbeat, Hello};
-pub use attempts::{
-    AttemptDone, AttemptEnd, AttemptFailure, AttemptRow, Binding, Held, LiveAttempt, NewAttempt,
-    Offered, Outcome,
-};
+pub use attempts::{AttemptRow, Binding, Held, LiveAttempt, NewAttempt, Offered};
 pub use builds::{BuildEnd, BuildFilter, BuildRow, Found, NewBuild};
 pub use connect::{ConnectError, DatabaseConfig};
 pub use error::StoreError;
@@ -50,6 +48,7 @@ pub use invalidate::Invalidated;
 pub use logs::LogChunk;
 pub use outputs::{Exported, OutputDone, OutputRow, OutputState};
 pub use publications::{NewPublication, PublicationRow, PublicationState};
+pub use reports::{AttemptDone, AttemptEnd, AttemptFailure, Outcome};
 pub use stages::{Hold, PlanRows, StageRow, Wants};
 pub use views::{BuildView, Snapshot};
 pub use wake::{WAKE_CHANNEL, Wake, Wakes};

@@ -1,0 +1,327 @@
+//! What agents report of attempts, and what follows: outputs, success, failure, silence. Each report names the attempt, the agent and the
+//! token, and all that follows from it is in one transaction under the lock of the build's row.
+
+use std::time::Duration;
+
+use croft_planner::{CacheIdentity, StageId};
+use croft_scheduler::{AgentId, BuildId, FailureKind, FarmBudget, Retry, StageKey, retry};
+use sqlx::PgConnection;
+
+use super::attempts::{Held, LiveAttempt, STALE};
+use super::convert::{int, millis, token_int, uint};
+use super::error::changed;
+use super::invalidate::{Invalidated, invalidate};
+use super::outputs::{OutputDone, outputs_done};
+use super::stages::settle;
+use super::wake::wake;
+use super::{Store, StoreError, Wake};
+
+/// An attempt that went well.
+#[derive(Debug, Clone, Default)]
+pub struct AttemptDone {
+    /// Its outputs; those that [`Store::attempt_output`] reported before may be left out.
+    pub outputs: Vec<OutputDone>,
+    /// Vertices that its engine took from the cache.
+    pub vertices_cached: u32,
+    /// Vertices that its engine ran.
+    pub vertices_run: u32,
+    /// What its commands took, by cache identity, as far as it is known. Remembered for placement.
+    pub costs: Vec<(CacheIdentity, Duration)>,
+}
+
+/// An attempt that went wrong.
+#[derive(Debug, Clone)]
+pub struct AttemptFailure {
+    /// Whose fault it was.
+    pub kind: FailureKind,
+    /// Why, for people.
+    pub error: String,
+}
+
+/// What follows from the end of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptEnd {
+    /// What it ran, and where.
+    pub attempt: LiveAttempt,
+    /// What became of its stage.
+    pub outcome: Outcome,
+    /// Stages that became ready.
+    pub ready: Vec<StageId>,
+}
+
+/// What became of a stage when an attempt at it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done; others of its build aren't.
+    Done,
+    /// It is done, and so are all others of its build: on to [`Store::build_publish`].
+    BuildDone,
+    /// It is ready again, after a pause.
+    Retried {
+        /// How long the pause is.
+        after: Duration,
+        /// What had been made from its outputs so far and is not valid any more.
+        invalidated: Invalidated,
+    },
+    /// It failed: the caller is to end its build.
+    Failed,
+}
+
+impl Store {
+    /// Some of the attempt's outputs are there; it goes on. Returns the stages that became ready.
+    pub async fn attempt_output(
+        &self,
+        agent: AgentId,
+        held: Held,
+        outputs: &[OutputDone],
+    ) -> Result<Vec<StageId>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let attempt = lock(&mut tx, agent, held).await?;
+        outputs_done(&mut tx, &attempt, outputs).await?;
+        let ready = settle(&mut tx, attempt.key.build).await?;
+        wake(&mut tx, &[Wake::Build(attempt.key.build), Wake::Placement]).await?;
+        tx.commit().await?;
+        Ok(ready)
+    }
+
+    /// The attempt went well. Stale also if one of its stage's outputs is still missing.
+    pub async fn attempt_succeed(
+        &self,
+        agent: AgentId,
+        held: Held,
+        done: &AttemptDone,
+    ) -> Result<AttemptEnd, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let attempt = lock(&mut tx, agent, held).await?;
+        outputs_done(&mut tx, &attempt, &done.outputs).await?;
+        let rows = sqlx::query!(
+            "WITH ended AS (
+                 UPDATE attempts
+                 SET state = 'succeeded', finished_at = now(), started_at = COALESCE(started_at, now()),
+                     vertices_cached = $2, vertices_run = $3
+                 WHERE id = $1 AND state IN ('offered', 'running')
+                 RETURNING build, stage
+             )
+             UPDATE stages AS s SET state = 'done', since = now()
+             FROM ended
+             WHERE s.build = ended.build AND s.number = ended.stage AND s.state = 'running'
+               AND NOT EXISTS (SELECT FROM outputs AS o
+                               WHERE o.build = s.build AND o.stage = s.number AND o.state = 'missing')",
+            held.attempt.0,
+            int(done.vertices_cached),
+            int(done.vertices_run),
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        changed(rows, "an output of the attempt's stage")?;
+        remember(&mut tx, &attempt, &done.costs).await?;
+        let ready = settle(&mut tx, attempt.key.build).await?;
+        let unfinished = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM stages WHERE build = $1 AND state <> 'done') AS "unfinished!""#,
+            attempt.key.build.0,
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        wake(&mut tx, &[Wake::Build(attempt.key.build), Wake::Placement]).await?;
+        tx.commit().await?;
+        let outcome = if unfinished {
+            Outcome::Done
+        } else {
+            Outcome::BuildDone
+        };
+        Ok(AttemptEnd {
+            attempt,
+            outcome,
+            ready,
+        })
+    }
+
+    /// The attempt went wrong, as its agent says.
+    pub async fn attempt_fail(
+        &self,
+        agent: AgentId,
+        held: Held,
+        failure: &AttemptFailure,
+        budget: &FarmBudget,
+    ) -> Result<AttemptEnd, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let attempt = lock(&mut tx, agent, held).await?;
+        sqlx::query!(
+            "UPDATE attempts SET state = 'failed', finished_at = now(), failure = $2, error = $3
+             WHERE id = $1 AND state IN ('offered', 'running')",
+            held.attempt.0,
+            failure.kind.as_str(),
+            failure.error,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let end = after_failure(&mut tx, attempt, failure.kind, budget).await?;
+        tx.commit().await?;
+        Ok(end)
+    }
+
+    /// Gives up an attempt whose lease has ended. Stale if it was renewed or reported after all.
+    pub async fn attempt_lose(
+        &self,
+        lost: &LiveAttempt,
+        budget: &FarmBudget,
+    ) -> Result<AttemptEnd, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let attempt = lock(&mut tx, lost.agent, lost.held).await?;
+        let rows = sqlx::query!(
+            "UPDATE attempts SET state = 'lost', finished_at = now(), error = 'its lease ended without a word from the agent'
+             WHERE id = $1 AND state IN ('offered', 'running') AND lease_until < now()",
+            lost.held.attempt.0,
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        changed(rows, "the attempt")?;
+        let end = after_failure(&mut tx, attempt, FailureKind::Farm, budget).await?;
+        tx.commit().await?;
+        Ok(end)
+    }
+}
+
+/// Locks the row of a running build by an attempt of it that lives, under that token and on that agent.
+async fn lock(
+    tx: &mut PgConnection,
+    agent: AgentId,
+    held: Held,
+) -> Result<LiveAttempt, StoreError> {
+    // The lock comes first: what the attempt's state is counts only after it.
+    let build = sqlx::query_scalar!(
+        "SELECT b.id FROM builds AS b
+         WHERE b.id = (SELECT a.build FROM attempts AS a WHERE a.id = $1) AND b.state = 'running'
+         FOR NO KEY UPDATE OF b",
+        held.attempt.0,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or(STALE)?;
+    let stage = sqlx::query_scalar!(
+        "SELECT stage FROM attempts
+         WHERE id = $1 AND token = $2 AND agent = $3 AND state IN ('offered', 'running')
+         FOR NO KEY UPDATE",
+        held.attempt.0,
+        token_int(held.token),
+        agent.0,
+    )
+    .fetch_optional(tx)
+    .await?
+    .ok_or(STALE)?;
+    let key = StageKey {
+        build: BuildId(build),
+        stage: StageId(uint(stage)),
+    };
+    Ok(LiveAttempt { held, key, agent })
+}
+
+/// The stage of an attempt that just failed: another try, or the end.
+async fn after_failure(
+    tx: &mut PgConnection,
+    attempt: LiveAttempt,
+    kind: FailureKind,
+    budget: &FarmBudget,
+) -> Result<AttemptEnd, StoreError> {
+    let StageKey { build, stage } = attempt.key;
+    let before = sqlx::query_scalar!(
+        "SELECT farm_failures FROM stages WHERE build = $1 AND number = $2 AND state = 'running' FOR NO KEY UPDATE",
+        build.0,
+        int(stage.0),
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or(StoreError::Stale { what: "the attempt's stage" })?;
+    let retry = retry(budget, uint(before), kind);
+    let (state, pause) = match retry {
+        Retry::No => ("failed", Duration::ZERO),
+        Retry::After(pause) => ("ready", pause),
+    };
+    sqlx::query!(
+        "UPDATE stages SET state = $3, since = now(), not_before = now() + $4::bigint * interval '1 millisecond',
+                           farm_failures = farm_failures + $5
+         WHERE build = $1 AND number = $2 AND state = 'running'",
+        build.0,
+        int(stage.0),
+        state,
+        millis(pause),
+        i32::from(kind == FailureKind::Farm),
+    )
+    .execute(&mut *tx)
+    .await?;
+    let (outcome, ready) = match retry {
+        Retry::No => (Outcome::Failed, Vec::new()),
+        Retry::After(after) => {
+            // What it had delivered before it failed may be in others by now, and the next attempt makes it anew.
+            let delivered = sqlx::query_scalar!(
+                r#"SELECT EXISTS (SELECT FROM outputs WHERE build = $1 AND stage = $2 AND state <> 'missing') AS "there!""#,
+                build.0,
+                int(stage.0),
+            )
+            .fetch_one(&mut *tx)
+            .await?;
+            let invalidated = if delivered {
+                invalidate(tx, build, &[stage]).await?
+            } else {
+                Invalidated::default()
+            };
+            let mut ready = invalidated.ready.clone();
+            if !ready.contains(&stage) {
+                ready.push(stage);
+            }
+            (Outcome::Retried { after, invalidated }, ready)
+        }
+    };
+    wake(tx, &[Wake::Build(build), Wake::Placement]).await?;
+    Ok(AttemptEnd {
+        attempt,
+        outcome,
+        ready,
+    })
+}
+
+/// Writes down what the agent's engine holds now, for later placements. A command whose cost isn't known gets its share of what the attempt
+/// took, if that ran anything.
+async fn remember(
+    tx: &mut PgConnection,
+    attempt: &LiveAttempt,
+    costs: &[(CacheIdentity, Duration)],
+) -> Result<(), StoreError> {
+    let identities: Vec<String> = costs
+        .iter()
+        .map(|(identity, _)| identity.to_string())
+        .collect();
+    let millis: Vec<i64> = costs.iter().map(|(_, cost)| millis(*cost)).collect();
+    sqlx::query!(
+        "INSERT INTO agent_cache (agent, kind, project, key, cost_ms)
+         SELECT $3, hint.kind, CASE WHEN hint.kind = 'command' THEN '' ELSE b.project END, hint.key, max(hint.cost)
+         FROM stages AS s
+         JOIN builds AS b ON b.id = s.build
+         CROSS JOIN (SELECT vertices_run, (EXTRACT(EPOCH FROM finished_at - started_at) * 1000)::bigint AS ms
+                     FROM attempts WHERE id = $6) AS t
+         CROSS JOIN LATERAL (
+             SELECT 'command' AS kind, i.identity AS key,
+                    COALESCE(c.cost, CASE WHEN t.vertices_run > 0 THEN t.ms / cardinality(s.identities) END, 0) AS cost
+             FROM UNNEST(s.identities) AS i (identity)
+             LEFT JOIN UNNEST($4::text[], $5::bigint[]) AS c (identity, cost) ON c.identity = i.identity
+             UNION ALL SELECT 'mount', m, 0 FROM UNNEST(s.cache_mounts) AS m
+             UNION ALL SELECT 'alike', s.name || ' for ' || array_to_string(s.users, ','), 0
+             UNION ALL SELECT 'project', '', 0
+         ) AS hint
+         WHERE s.build = $1 AND s.number = $2
+         GROUP BY 2, 3, 4
+         ON CONFLICT (kind, key, project, agent) DO UPDATE
+         SET last_used = now(), cost_ms = GREATEST(agent_cache.cost_ms, EXCLUDED.cost_ms)",
+        attempt.key.build.0,
+        int(attempt.key.stage.0),
+        attempt.agent.0,
+        &identities,
+        &millis,
+        attempt.held.attempt.0,
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
