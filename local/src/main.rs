@@ -1,5 +1,7 @@
 //! `croft-local`: a farm on one machine, from a shell. See `dev/farm`.
 
+mod demo;
+
 use std::{
     io::{Read as _, Write as _},
     path::PathBuf,
@@ -61,6 +63,12 @@ enum Action {
     },
     /// Find or fetch everything that a farm needs, and start nothing
     Fetch,
+    /// Start a farm, build a sample for four platforms across it, show what happened, and end the farm
+    Demo {
+        /// A folder with a Dockerfile
+        #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/cross-compile"))]
+        sample: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +160,11 @@ fn act(action: Action) -> Result<()> {
             own(start, Until::Input, |_| Ok(()))
         }
         Action::Fetch => Ok(fetch_all()?),
+        Action::Demo { sample } => {
+            // The parts end with this process, however it ends: a signal needs no handler.
+            let farm = Farm::start(FarmOptions::from_env()?)?;
+            demo::demo(&farm, &sample, &mut std::io::stdout())
+        }
     }
 }
 
