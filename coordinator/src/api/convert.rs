@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use croft_planner::{Output, Platform};
 use croft_proto::v1 as wire;
+use croft_scheduler::AttemptState;
 use croft_scheduler::fleet::{Duty, Presence};
 use prost_types::Timestamp;
 
 use crate::control::{Joining, held};
 use crate::store::{
-    AgentRow, AttemptRow, BuildRow, BuildView, Disk, Hello, OutputState, PublicationState, StageRow,
+    AgentRow, AttemptRow, BuildRow, BuildView, Disk, Hello, OutputRow, PublicationState, StageRow,
 };
 
 /// Longest name of an agent, in bytes.
@@ -115,15 +116,7 @@ pub(super) fn build_whole(view: &BuildView) -> wire::GetBuildResponse {
         let attempts = attempts.remove(&row.number).unwrap_or_default();
         stage(view, row, attempts)
     });
-    let transfers = view.outputs.iter().filter_map(|row| {
-        let edge = matches!(row.output, Output::Edge(_)) && row.state == OutputState::Exported;
-        edge.then(|| wire::Transfer {
-            from_stage: row.stage.0,
-            to_stages: row.consumers.iter().map(|stage| stage.0).collect(),
-            digest: row.digest.clone().unwrap_or_default(),
-            bytes: row.bytes.unwrap_or_default(),
-        })
-    });
+    let transfers = view.outputs.iter().filter_map(|row| transfer(view, row));
     wire::GetBuildResponse {
         build: Some(wire::Build {
             published: published.collect(),
@@ -132,6 +125,30 @@ pub(super) fn build_whole(view: &BuildView) -> wire::GetBuildResponse {
         stages: stages.collect(),
         transfers: transfers.collect(),
     }
+}
+
+/// A result that others pulled as an image; nothing if all who took it ran where it was made.
+fn transfer(view: &BuildView, row: &OutputRow) -> Option<wire::Transfer> {
+    let (Output::Edge(edge), Some(digest)) = (row.output, &row.digest) else {
+        return None;
+    };
+    let pulled = |attempt: &&AttemptRow| {
+        let mut bindings = attempt.bindings.iter();
+        attempt.state == AttemptState::Succeeded
+            && bindings.any(|b| b.edge == edge && b.digest.as_ref() == Some(digest))
+    };
+    let to: Vec<u32> = view
+        .attempts
+        .iter()
+        .filter(pulled)
+        .map(|a| a.stage.0)
+        .collect();
+    (!to.is_empty()).then(|| wire::Transfer {
+        from_stage: row.stage.0,
+        to_stages: to,
+        digest: digest.clone(),
+        bytes: row.bytes.unwrap_or_default(),
+    })
 }
 
 fn stage(view: &BuildView, row: &StageRow, attempts: Vec<wire::Attempt>) -> wire::Stage {
