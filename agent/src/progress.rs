@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use croft_buildkit::api::control::StatusResponse;
+use croft_buildkit::api::control::{StatusResponse, Vertex};
 use prost::Message;
 use tokio::sync::Notify;
 
@@ -38,11 +38,28 @@ struct Inner {
     pending: HashMap<Source, Batch>,
 }
 
+/// A vertex may run several times, for its cache key and then for its content, and clients add these runs up: the end of each must be told.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Run {
+    vertex: String,
+    /// In seconds and nanoseconds since 1970; none before the first.
+    started: Option<(i64, i32)>,
+}
+
+impl Run {
+    fn of(vertex: &Vertex) -> Self {
+        Self {
+            vertex: vertex.digest.clone(),
+            started: vertex.started.map(|at| (at.seconds, at.nanos)),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Batch {
     status: StatusResponse,
-    /// Where in `status` a vertex is.
-    vertices: HashMap<String, usize>,
+    /// Where in `status` a vertex's run is.
+    vertices: HashMap<Run, usize>,
     /// Where in `status` a vertex's status is.
     statuses: HashMap<(String, String), usize>,
     /// At least what `status` takes.
@@ -57,15 +74,15 @@ impl Batch {
         self.bytes < BATCH_BYTES
     }
 
-    /// Of a vertex and of a status only the newest state is kept; logs and warnings are all kept.
+    /// Of a vertex's run and of a status only the newest state is kept; logs and warnings are all kept.
     fn merge(&mut self, newer: StatusResponse) {
         self.bytes += newer.encoded_len();
         for vertex in newer.vertexes {
-            match self.vertices.get(&vertex.digest) {
+            let run = Run::of(&vertex);
+            match self.vertices.get(&run) {
                 Some(&at) => self.status.vertexes[at] = vertex,
                 None => {
-                    self.vertices
-                        .insert(vertex.digest.clone(), self.status.vertexes.len());
+                    self.vertices.insert(run, self.status.vertexes.len());
                     self.status.vertexes.push(vertex);
                 }
             }
@@ -139,7 +156,10 @@ impl ProgressQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use croft_buildkit::api::control::{Vertex, VertexLog, VertexStatus};
+    use croft_buildkit::api::{
+        control::{VertexLog, VertexStatus},
+        wkt::Timestamp,
+    };
     use futures::FutureExt;
 
     fn source(build: &str) -> Source {
@@ -210,6 +230,28 @@ mod tests {
         assert_eq!(batch.statuses.len(), 1);
         assert_eq!(batch.statuses[0].name, "second");
         assert!(queue.next().now_or_never().is_none());
+    }
+
+    #[test]
+    fn the_end_of_a_vertexs_run_is_not_lost_to_its_next_run() {
+        let queue = ProgressQueue::default();
+        let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+        for (started, completed) in [(1, None), (1, at(2)), (3, None), (3, at(4))] {
+            let mut status = vertex("v", "v");
+            status.vertexes[0].started = at(started);
+            status.vertexes[0].completed = completed;
+            queue
+                .push(&source("b"), status)
+                .now_or_never()
+                .expect("room");
+        }
+        let (_, batch) = queue.next().now_or_never().expect("a batch");
+        let runs: Vec<_> = batch
+            .vertexes
+            .iter()
+            .map(|vertex| (vertex.started, vertex.completed))
+            .collect();
+        assert_eq!(runs, [(at(1), at(2)), (at(3), at(4))]);
     }
 
     #[test]
