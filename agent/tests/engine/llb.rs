@@ -41,13 +41,20 @@ impl Llb {
                 index: 0,
             })
             .collect();
-        let bytes = pb::Op {
+        let mut bytes = pb::Op {
             inputs: edges,
             platform,
-            op: Some(kind),
             ..Default::default()
         }
         .encode_to_vec();
+        // BuildKit encodes ops again before it takes their digests, and Go puts a oneof last.
+        bytes.extend(
+            pb::Op {
+                op: Some(kind),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+        );
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
         if self.ops.iter().all(|op| op.digest != digest) {
             self.ops.push(Op {

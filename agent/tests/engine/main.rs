@@ -3,7 +3,11 @@
 #![allow(missing_docs)]
 
 mod coordinator;
+mod faults;
+mod links;
 mod llb;
+mod questions;
+mod sessions;
 mod stages;
 
 use std::sync::Arc;
@@ -43,7 +47,7 @@ pub async fn repository() -> String {
 pub struct Farm {
     pub coordinator: Coordinator,
     pub agent: Arc<Agent>,
-    _stop: DropGuard,
+    pub _stop: DropGuard,
 }
 
 impl Farm {

@@ -1,0 +1,179 @@
+//! Faults of the farm: they are told apart from the build's own, and the next try starts clean.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use croft_local::{Engine, EngineOptions};
+use croft_proto::v1::{self, agent_message::Message as FromAgent};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{
+    Farm, Gate, bench,
+    coordinator::{Manners, build, held, offer, pushed},
+    llb::Llb,
+    nonce, repository,
+};
+
+/// A way to a registry that can be shut.
+struct Way {
+    address: SocketAddr,
+    open: Arc<AtomicBool>,
+    _end: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Way {
+    async fn to(registry: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (address, open) = (
+            listener.local_addr().expect("bound"),
+            Arc::new(AtomicBool::new(true)),
+        );
+        let passable = open.clone();
+        let end = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let passable = passable.clone();
+                tokio::spawn(async move {
+                    if passable.load(Ordering::SeqCst) {
+                        let mut far = TcpStream::connect(registry).await.expect("a registry");
+                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                    }
+                });
+            }
+        }));
+        Self {
+            address,
+            open,
+            _end: end,
+        }
+    }
+
+    fn shut(&self) {
+        self.open.store(false, Ordering::SeqCst);
+    }
+
+    fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_stage_registry_that_fails_is_the_farms_fault_and_the_next_try_starts_clean() {
+    let way = Way::to(bench().await.registry.address()).await;
+    let stages = way.address.to_string();
+    let manners = Manners {
+        stage_registry: stages.clone(),
+        ..Manners::default()
+    };
+    let (_farm, mut link) = Farm::start(manners).await;
+    let context = build();
+
+    // Something that is held, and must not be lost over the failure of something else.
+    let mut llb = Llb::default();
+    let base = llb.image("docker.io/library/busybox:latest");
+    let random = llb.run(
+        &base,
+        &format!(": {}; head -c 32 /dev/urandom > /random", nonce()),
+    );
+    llb.uncached(&random);
+    let made = repository().await;
+    let first = link
+        .run(offer(
+            &context,
+            vec![pushed("o", llb.definition(&random), &made)],
+        ))
+        .await;
+
+    // A stage image, made while the way is open and used while it is shut.
+    let name = format!("{stages}/{}", nonce());
+    let file = llb.file("/nonce", &nonce());
+    let image = link
+        .run(offer(
+            &context,
+            vec![pushed("o", llb.definition(&file), &name)],
+        ))
+        .await
+        .digest("o");
+    way.shut();
+    let source = llb.image(&format!("{name}@{image}"));
+    let pull = vec![held("o", llb.definition(&source))];
+    let failed = link.run(offer(&context, pull.clone())).await;
+    assert_eq!(
+        failed.failure().kind(),
+        v1::failure::Kind::Farm,
+        "{failed:?}"
+    );
+    let push = vec![pushed("o", llb.definition(&random), &name)];
+    let failed = link.run(offer(&context, push.clone())).await;
+    assert_eq!(
+        failed.failure().kind(),
+        v1::failure::Kind::Farm,
+        "{failed:?}"
+    );
+
+    way.open();
+    link.run(offer(&context, pull)).await.done();
+    let second = link.run(offer(&context, push)).await;
+    assert_eq!(
+        second.digest("o"),
+        first.digest("o"),
+        "the random bytes were held all the time"
+    );
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_takes_its_keepers_with_it_and_the_farm_hears_of_both() {
+    let engine = tokio::task::spawn_blocking(|| {
+        let mirror = Some(
+            croft_local::Workbench::shared()
+                .expect("a workbench")
+                .registry
+                .address(),
+        );
+        Engine::start(EngineOptions {
+            name: "mortal".into(),
+            mirror,
+            ..EngineOptions::default()
+        })
+        .expect("an engine")
+    });
+    let engine = engine.await.expect("an engine");
+    let (_farm, mut link) = Farm::on_engine(Manners::default(), 1, engine.address()).await;
+    let gate = Gate::new().await;
+    let mut llb = Llb::default();
+    let base = llb.image("docker.io/library/busybox:latest");
+    let run = llb.run(&base, &gate.wait());
+    let context = build();
+    let attempt = offer(&context, vec![held("o", llb.definition(&run))]);
+    let id = attempt.attempt.clone();
+    link.offer(attempt).await;
+    let waiting = gate.arrived().await;
+    let dead = tokio::task::spawn_blocking(move || drop(engine));
+    let (mut failure, mut closed, mut unhealthy) = (None, None, false);
+    while failure.is_none() || closed.is_none() || !unhealthy {
+        link.next("the engine's end", |message| match message {
+            FromAgent::Finished(finished) if finished.attempt == id => {
+                Some(failure = finished.result)
+            }
+            FromAgent::KeeperClosed(keeper) => Some(closed = Some(keeper.build)),
+            FromAgent::Heartbeat(heartbeat) => Some(unhealthy |= !heartbeat.engine_healthy),
+            _ => None,
+        })
+        .await;
+    }
+    waiting.killed().await;
+    let Some(v1::finished::Result::Failure(failure)) = failure else {
+        panic!("it can't have been done")
+    };
+    assert_eq!(failure.kind(), v1::failure::Kind::Farm, "{failure:?}");
+    assert_eq!(closed, Some(context.build));
+    let refused = link
+        .run(offer(&build(), vec![held("o", llb.definition(&run))]))
+        .await;
+    assert_eq!(refused.failure().kind(), v1::failure::Kind::Farm);
+    dead.await.expect("the engine's end");
+}

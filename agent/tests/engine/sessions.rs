@@ -1,0 +1,171 @@
+//! Sessions: what an engine asks its client reaches the coordinator through the tunnel, and the answer comes back.
+
+use std::sync::{Arc, Mutex};
+
+use croft_buildkit::session::auth::{self, AuthCall, Credentials};
+use croft_local::{Access, Registry, RegistryOptions};
+use croft_proto::v1;
+
+use crate::{
+    Farm,
+    coordinator::{Manners, build, offer, pushed},
+    llb::Llb,
+    nonce,
+};
+
+#[tokio::test]
+async fn the_credentials_of_a_private_registry_come_from_the_client() {
+    let registry = tokio::task::spawn_blocking(|| {
+        let access = Access::Password("somebody".into());
+        Registry::start(RegistryOptions {
+            access,
+            ..RegistryOptions::default()
+        })
+        .expect("a registry")
+    });
+    let registry = registry.await.expect("a registry");
+    let known = registry.credentials().expect("a password").clone();
+    let asked: Arc<Mutex<Vec<http::HeaderMap>>> = Arc::default();
+    let heard = asked.clone();
+    let host = registry.address().to_string();
+    let manners = Manners {
+        sessions: Arc::new(move |request| {
+            heard
+                .lock()
+                .expect("a lock")
+                .push(request.headers().clone());
+            let (known, host) = (known.clone(), host.clone());
+            Box::pin(async move {
+                match AuthCall::read(request).await.expect("an auth call").0 {
+                    AuthCall::Credentials(call) if call.host == host => {
+                        auth::credentials(Credentials {
+                            username: known.user,
+                            secret: known.password,
+                        })
+                    }
+                    AuthCall::Credentials(_) => auth::anonymous(),
+                    _ => auth::no_token_authority(),
+                }
+            })
+        }),
+        ..Manners::default()
+    };
+    let (_farm, mut link) = Farm::start(manners).await;
+    let session = v1::Session {
+        id: nonce(),
+        shared_key: "key".into(),
+        methods: auth::METHODS.map(str::to_owned).into(),
+        ..Default::default()
+    };
+    let trace = uuid::Uuid::new_v4().simple().to_string();
+    let mut context = build();
+    context.sessions = vec![session.clone()];
+    context.traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let mut llb = Llb::default();
+    let file = llb.file("/nonce", &nonce());
+    let name = format!("{}/{}", registry.address(), nonce());
+    let pushed_there = vec![pushed("o", llb.definition(&file), &name)];
+    link.run(offer(&context, pushed_there.clone())).await.done();
+
+    // A second build of the same client joins its session; the first one's end does not take it away.
+    let second = v1::BuildContext {
+        build: format!("build-{}", nonce()),
+        ..context.clone()
+    };
+    let other = llb.file("/nonce", &nonce());
+    let other = vec![pushed("o", llb.definition(&other), &name)];
+    link.run(offer(&second, other)).await.done();
+    let close = v1::CloseKeeper {
+        build: context.build.clone(),
+    };
+    link.say(v1::coordinator_message::Message::CloseKeeper(close))
+        .await;
+    let third = llb.file("/nonce", &nonce());
+    let third = vec![pushed("o", llb.definition(&third), &name)];
+    link.run(offer(&second, third)).await.done();
+
+    // And without a session nobody knows the password, which is the build's own trouble.
+    let refused = link.run(offer(&build(), pushed_there)).await;
+    assert_eq!(
+        refused.failure().kind(),
+        v1::failure::Kind::Build,
+        "{refused:?}"
+    );
+
+    let asked = asked.lock().expect("a lock");
+    let header =
+        |headers: &http::HeaderMap, name| headers[name].to_str().expect("a text").to_owned();
+    let builds: Vec<_> = asked
+        .iter()
+        .map(|headers| header(headers, croft_proto::TUNNEL_BUILD))
+        .collect();
+    assert!(
+        builds.contains(&context.build) && builds.contains(&second.build),
+        "{builds:?}"
+    );
+    for headers in asked.iter() {
+        assert_eq!(header(headers, croft_proto::TUNNEL_SESSION), session.id);
+        assert_eq!(header(headers, croft_proto::TUNNEL_AGENT), "agent-1");
+        assert!(
+            header(headers, "traceparent").contains(&trace),
+            "{headers:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_session_can_be_used_again_as_soon_as_its_build_is_over() {
+    let calls = Arc::new(Mutex::new(0));
+    let counted = calls.clone();
+    let manners = Manners {
+        sessions: Arc::new(move |request| {
+            *counted.lock().expect("a lock") += 1;
+            Box::pin(async move {
+                match AuthCall::read(request).await.expect("an auth call").0 {
+                    AuthCall::Credentials(_) => auth::anonymous(),
+                    _ => auth::no_token_authority(),
+                }
+            })
+        }),
+        ..Manners::default()
+    };
+    let registry = tokio::task::spawn_blocking(|| {
+        let access = Access::Password("somebody".into());
+        Registry::start(RegistryOptions {
+            access,
+            ..RegistryOptions::default()
+        })
+        .expect("a registry")
+    });
+    let registry = registry.await.expect("a registry");
+    let (_farm, mut link) = Farm::start(manners).await;
+    let session = v1::Session {
+        id: nonce(),
+        methods: auth::METHODS.map(str::to_owned).into(),
+        ..Default::default()
+    };
+    let mut before = 0;
+    for _ in 0..5 {
+        let mut context = build();
+        context.sessions = vec![session.clone()];
+        let mut llb = Llb::default();
+        let file = llb.file("/nonce", &nonce());
+        let name = format!("{}/{}", registry.address(), nonce());
+        // Refused by the registry; what counts is that the session was asked.
+        let end = link
+            .run(offer(
+                &context,
+                vec![pushed("o", llb.definition(&file), &name)],
+            ))
+            .await;
+        assert_eq!(end.failure().kind(), v1::failure::Kind::Build, "{end:?}");
+        let after = *calls.lock().expect("a lock");
+        assert!(after > before, "the engine found the session");
+        before = after;
+        let close = v1::CloseKeeper {
+            build: context.build,
+        };
+        link.say(v1::coordinator_message::Message::CloseKeeper(close))
+            .await;
+    }
+}
