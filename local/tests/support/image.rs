@@ -1,0 +1,153 @@
+//! Images as they stand in a registry: what a puller would get.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::registry::Repository;
+
+/// A manifest or a manifest list.
+#[derive(Debug, Clone)]
+pub struct Published {
+    pub(super) repository: Repository,
+    /// Of the bytes that the registry has.
+    pub digest: String,
+    /// As the registry tells it.
+    pub media_type: String,
+    /// All of it.
+    pub document: Value,
+}
+
+impl Published {
+    /// Whether it is a manifest list.
+    pub fn is_list(&self) -> bool {
+        self.document["manifests"].is_array()
+    }
+
+    /// The platforms of a manifest list, in its order.
+    pub fn platforms(&self) -> Vec<String> {
+        self.manifests().iter().map(platform).collect()
+    }
+
+    /// The descriptors of a manifest list.
+    #[track_caller]
+    pub fn manifests(&self) -> &[Value] {
+        let list = self.document["manifests"].as_array();
+        list.unwrap_or_else(|| panic!("not a manifest list: {}", self.document))
+    }
+
+    /// The list's descriptor for a platform.
+    #[track_caller]
+    pub fn descriptor(&self, wanted: &str) -> &Value {
+        let mut found = self
+            .manifests()
+            .iter()
+            .filter(|descriptor| platform(descriptor) == wanted);
+        let one = found
+            .next()
+            .unwrap_or_else(|| panic!("no {wanted} in {}", self.document));
+        assert!(found.next().is_none(), "{wanted} twice");
+        one
+    }
+
+    /// The image for a platform.
+    #[track_caller]
+    pub fn image(&self, wanted: &str) -> Image {
+        let descriptor = self.descriptor(wanted);
+        let manifest = self
+            .repository
+            .published(descriptor["digest"].as_str().expect("a digest"));
+        assert_eq!(descriptor["mediaType"], manifest.media_type.as_str());
+        Image::of(manifest)
+    }
+
+    /// The image that it is, if it is no list.
+    #[track_caller]
+    pub fn bare_image(&self) -> Image {
+        assert!(!self.is_list(), "a manifest list: {}", self.document);
+        Image::of(self.clone())
+    }
+}
+
+fn platform(descriptor: &Value) -> String {
+    let part = |name: &str| descriptor["platform"][name].as_str().unwrap_or("?");
+    format!("{}/{}", part("os"), part("architecture"))
+}
+
+/// An image, unpacked.
+#[derive(Debug)]
+pub struct Image {
+    /// Its manifest.
+    pub manifest: Published,
+    /// Its configuration, all of it.
+    pub config: Value,
+    root: TempDir,
+}
+
+impl Image {
+    #[track_caller]
+    fn of(manifest: Published) -> Image {
+        let blob = |descriptor: &Value| {
+            manifest
+                .repository
+                .blob(descriptor["digest"].as_str().expect("a digest"))
+        };
+        let config = serde_json::from_slice(&blob(&manifest.document["config"])).expect("JSON");
+        let root = tempfile::tempdir().expect("a temporary folder");
+        for layer in manifest.document["layers"].as_array().expect("layers") {
+            unpack(&blob(layer), root.path());
+        }
+        Image {
+            manifest,
+            config,
+            root,
+        }
+    }
+
+    /// `os/architecture` of the configuration.
+    pub fn platform(&self) -> String {
+        let part = |name: &str| self.config[name].as_str().unwrap_or("?");
+        format!("{}/{}", part("os"), part("architecture"))
+    }
+
+    /// Its root.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A file's text without the white space around it.
+    #[track_caller]
+    pub fn file(&self, path: &str) -> String {
+        let path = self.root().join(path.trim_start_matches('/'));
+        let text = fs::read_to_string(&path);
+        text.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+            .trim()
+            .to_owned()
+    }
+
+    /// Whether there is such a file.
+    pub fn has(&self, path: &str) -> bool {
+        self.root().join(path.trim_start_matches('/')).exists()
+    }
+}
+
+/// Lays a layer over what is there. The tests' images delete nothing, so there are no whiteouts to follow.
+#[track_caller]
+fn unpack(layer: &[u8], root: &Path) {
+    let mut tar = Command::new("tar")
+        .args(["-xz", "--no-same-owner", "-C"])
+        .arg(root)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("tar");
+    let mut input = tar.stdin.take().expect("piped");
+    input.write_all(layer).expect("tar reads");
+    drop(input);
+    assert!(tar.wait().expect("our child").success());
+}

@@ -1,0 +1,112 @@
+//! What `croft builds show` says of a build, read from its JSON as a program of a user's would.
+
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+use serde::Deserialize;
+
+use super::process;
+
+/// A build as it ran.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Plan {
+    pub id: String,
+    pub state: String,
+    pub platforms: Vec<String>,
+    pub published: Vec<String>,
+    pub digest: Option<String>,
+    pub error: Option<String>,
+    pub stages: Vec<Stage>,
+    pub transfers: Vec<Transfer>,
+}
+
+/// A part of it that ran on one agent.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Stage {
+    pub number: u32,
+    pub name: String,
+    pub kind: String,
+    pub state: String,
+    pub home: Option<String>,
+    pub users: Vec<String>,
+    pub inputs: Vec<u32>,
+    pub attempts: Vec<Attempt>,
+}
+
+/// A try at a stage.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Attempt {
+    pub agent: String,
+    pub state: String,
+    pub reason: String,
+    pub vertices_cached: u32,
+    pub vertices_run: u32,
+}
+
+/// A result that went through the stage registry.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Transfer {
+    pub from_stage: u32,
+    pub to_stages: Vec<u32>,
+    pub digest: String,
+    pub bytes: u64,
+}
+
+impl Plan {
+    /// Asks the farm.
+    #[track_caller]
+    pub fn of(croft: &Path, address: &str, id: &str) -> Plan {
+        let mut command = Command::new(croft);
+        command.args(["builds", "show", id, "--format", "json", "--addr", address]);
+        let printed = process::run(command).succeeded().stdout;
+        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
+    }
+
+    /// The stages of this kind (`shared`, `cross` or `target`).
+    pub fn of_kind(&self, kind: &str) -> Vec<&Stage> {
+        self.stages
+            .iter()
+            .filter(|stage| stage.kind == kind)
+            .collect()
+    }
+
+    /// The only stage whose name has this text.
+    #[track_caller]
+    pub fn stage(&self, text: &str) -> &Stage {
+        let found: Vec<_> = self
+            .stages
+            .iter()
+            .filter(|stage| stage.name.contains(text))
+            .collect();
+        match found[..] {
+            [one] => one,
+            _ => panic!("{} stages with {text:?} in {self:#?}", found.len()),
+        }
+    }
+
+    /// All agents that ran something of it.
+    pub fn agents(&self) -> BTreeSet<&str> {
+        self.stages.iter().map(Stage::agent).collect()
+    }
+}
+
+impl Stage {
+    /// The agent that ran it: each stage of these tests needs one attempt only.
+    #[track_caller]
+    pub fn agent(&self) -> &str {
+        &self.attempt().agent
+    }
+
+    /// Why that agent.
+    #[track_caller]
+    pub fn reason(&self) -> &str {
+        &self.attempt().reason
+    }
+
+    #[track_caller]
+    fn attempt(&self) -> &Attempt {
+        match &self.attempts[..] {
+            [one] => one,
+            _ => panic!("not one attempt: {self:#?}"),
+        }
+    }
+}
