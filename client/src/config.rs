@@ -18,7 +18,7 @@ Colours are left out where standard output is no terminal, or NO_COLOR is set.";
 
 /// Looks into a croft build farm: its builds and its agents.
 #[derive(Debug, Parser)]
-#[command(name = "croft", version, about, after_help = EXIT_CODES, infer_subcommands = false)]
+#[command(name = "croft", version, after_help = EXIT_CODES, infer_subcommands = false)]
 pub struct Cli {
     /// Which farm.
     #[command(flatten)]

@@ -91,20 +91,22 @@ impl Around {
         path.to_str().expect("UTF-8").to_owned()
     }
 
-    /// `croft` as somebody with the certificate `who`.
-    pub fn croft(&self, who: &str, address: SocketAddr, args: &[&str]) -> Output {
+    /// `croft` as somebody with the certificate `who`, or with none.
+    pub fn croft(&self, who: Option<&str>, address: SocketAddr, args: &[&str]) -> Output {
         let mut command = Command::new(self.binaries.croft());
         command
             .env_clear()
             .args(["--addr", &Self::host(address)])
             .arg("--tls-ca")
             .arg(self.tls("ca.pem"));
-        command
-            .arg("--tls-cert")
-            .arg(self.tls(&format!("{who}.pem")));
-        command
-            .arg("--tls-key")
-            .arg(self.tls(&format!("{who}.key")));
+        if let Some(who) = who {
+            command
+                .arg("--tls-cert")
+                .arg(self.tls(&format!("{who}.pem")));
+            command
+                .arg("--tls-key")
+                .arg(self.tls(&format!("{who}.key")));
+        }
         command.args(args).output().expect("it runs")
     }
 }

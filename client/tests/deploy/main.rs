@@ -43,7 +43,13 @@ fn the_systemd_units_start_a_farm() {
         .expect("a name")
         .into_string()
         .expect("UTF-8");
-    becomes_a_farm(&around, coordinator, agent, &name);
+    becomes_a_farm_for(
+        &around,
+        coordinator,
+        agent,
+        &name,
+        buildx_builds_through_tls,
+    );
 }
 
 #[test]
@@ -125,14 +131,89 @@ fn the_kubernetes_example_starts_a_farm() {
     becomes_a_farm(&around, coordinator, agent, "node-7");
 }
 
+/// The farm as docs/start.md has it for buildx.
+fn buildx_builds_through_tls(around: &Around) {
+    let bench = croft_local::Workbench::shared().expect("an engine and its registry");
+    let config = around.new_folder("buildx");
+    let buildx = |args: &[&str]| {
+        let mut command = croft_local::buildx().expect("buildx").command();
+        let command = command
+            .env("BUILDX_CONFIG", &config)
+            .env("DOCKER_CONFIG", &config);
+        let output = command.args(args).output().expect("it runs");
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
+    };
+    let file = |name: &str| around.tls(name).to_str().expect("UTF-8").to_owned();
+    let endpoint = format!("tcp://{}", Around::host(around.clients));
+    let options = format!(
+        "cacert={},cert={},key={}",
+        file("ca.pem"),
+        file("alice.pem"),
+        file("alice.key")
+    );
+    let (done, said) = buildx(&[
+        "create",
+        "--name",
+        "farm",
+        "--driver",
+        "remote",
+        "--driver-opt",
+        &options,
+        &endpoint,
+    ]);
+    assert!(done, "{said}");
+    let registry = bench.registry.address();
+    let image = format!("{registry}/deploy:{}", around.clients.port());
+    let base = format!("BASE={registry}/library/busybox");
+    let context = files::path("../examples/per-platform");
+    let context = context.to_str().expect("UTF-8");
+    let (done, said) = buildx(&[
+        "build",
+        "--builder",
+        "farm",
+        "--push",
+        "--build-arg",
+        &base,
+        "-t",
+        &image,
+        context,
+    ]);
+    assert!(done, "{said}");
+    let shown = around.croft(
+        Some("alice"),
+        around.clients,
+        &["builds", "show", "--format", "json"],
+    );
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    assert_eq!(
+        (&shown["state"], &shown["published"]),
+        (&"succeeded".into(), &serde_json::json!([image])),
+        "{shown}"
+    );
+}
+
 /// Starts both, sees the agent through the client port, tries who is let in where, and ends both as a service manager does.
 fn becomes_a_farm(around: &Around, coordinator: Launch, agent: Launch, name: &str) {
+    becomes_a_farm_for(around, coordinator, agent, name, |_| {});
+}
+
+/// The same, and what `then` does with it.
+fn becomes_a_farm_for(
+    around: &Around,
+    coordinator: Launch,
+    agent: Launch,
+    name: &str,
+    then: impl FnOnce(&Around),
+) {
     let mut coordinator = Running::start(around, "coordinator", coordinator);
     coordinator.wait_announced();
     let mut agent = Running::start(around, "agent", agent);
     agent.wait_until("the agent is connected", || {
         let output = around.croft(
-            "alice",
+            Some("alice"),
             around.clients,
             &["agents", "ls", "--format", "json"],
         );
@@ -150,27 +231,31 @@ fn becomes_a_farm(around: &Around, coordinator: Launch, agent: Launch, name: &st
 
     // Whoever may build can't pose as an agent, and an agent can't build.
     for (who, address, let_in) in [
-        ("alice", around.clients, true),
-        ("agent", around.clients, false),
-        ("alice", around.agents, false),
+        (Some("alice"), around.clients, true),
+        (Some("agent"), around.clients, false),
+        (None, around.clients, false),
+        (Some("alice"), around.agents, false),
+        (None, around.agents, false),
     ] {
         let output = around.croft(who, address, &["builds", "ls"]);
         let code = if let_in { 0 } else { 4 };
         assert_eq!(
             output.status.code(),
             Some(code),
-            "{who}: {}",
+            "{who:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
     // The agents' port lets agents in, and has nothing for croft.
-    let output = around.croft("agent", around.agents, &["builds", "ls"]);
+    let output = around.croft(Some("agent"), around.agents, &["builds", "ls"]);
     assert_eq!(
         output.status.code(),
         Some(1),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+
+    then(around);
 
     let password = farm::secret(&around.tls("stage-registry-password"));
     for part in [&coordinator, &agent] {
