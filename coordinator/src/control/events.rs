@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use croft_planner::{EdgeId, Output, TargetId};
 use croft_proto::v1 as wire;
 use croft_scheduler::fleet::Health;
 use croft_scheduler::{AgentId, AttemptId, BuildId, FailureKind, Token};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use wire::coordinator_message::Message;
 
@@ -59,6 +61,15 @@ impl Control {
             name: joining.hello.name.as_str().into(),
             epoch: u64::try_from(link.epoch.0).unwrap_or_default(),
         };
+        // Before anything can be offered over this connection: what is offered later it can't know yet.
+        let runs: HashSet<Held> = joining.running.iter().copied().collect();
+        for attempt in self.store.attempt_live(Some(linked.agent)).await? {
+            if !runs.contains(&attempt.held) {
+                let why = "the agent came back without it";
+                self.attempt_failed(&attempt, FailureKind::Farm, Failure::farm(why))
+                    .await?;
+            }
+        }
         let messages = self.fleet.connect(linked.agent, linked.epoch, &linked.name);
         let terms = &self.settings.leases;
         let millis = |d: std::time::Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
@@ -72,14 +83,6 @@ impl Control {
                 stage_registry: self.stages.repository(),
             }),
         );
-        let runs: HashSet<Held> = joining.running.iter().copied().collect();
-        for attempt in self.store.attempt_live(Some(linked.agent)).await? {
-            if !runs.contains(&attempt.held) {
-                let why = "the agent came back without it";
-                self.attempt_failed(&attempt, FailureKind::Farm, Failure::farm(why))
-                    .await?;
-            }
-        }
         let kept: HashSet<BuildId> = joining.keepers.iter().copied().collect();
         for build in &kept {
             if self.build(*build).is_none() {
@@ -161,10 +164,13 @@ impl Control {
         let Some(build) = said.build.parse().ok().and_then(|id| self.build(id)) else {
             return;
         };
-        let Ok(status) = prost::Message::decode(&said.status[..]) else {
+        let Ok(mut status) = StatusResponse::decode(&said.status[..]) else {
             tracing::warn!(agent = %from.name, "progress that can't be read is dropped");
             return;
         };
+        for vertex in &mut status.vertexes {
+            vertex.error = build.in_clients_words(&vertex.error);
+        }
         let source = match said.attempt.is_empty() {
             true => Source::Keeper,
             false => Source::Export {
@@ -324,11 +330,12 @@ impl Control {
             }
             Outcome::Failed => {
                 if let Some(build) = build {
-                    build.fail(failure.unwrap_or_else(|| {
+                    let failure = failure.unwrap_or_else(|| {
                         Failure::farm(
                             "an agent was lost, and the farm has tried again often enough",
                         )
-                    }));
+                    });
+                    build.fail(failure.reworded(|words| build.in_clients_words(words)));
                 }
             }
         }
