@@ -229,9 +229,14 @@ impl Store {
         let ids: Vec<Uuid> = held.iter().map(|held| held.attempt.0).collect();
         let tokens: Vec<i64> = held.iter().map(|held| token_int(held.token)).collect();
         let renewed = sqlx::query_scalar!(
-            "UPDATE attempts AS a SET lease_until = now() + $4::bigint * interval '1 millisecond'
-             FROM UNNEST($2::uuid[], $3::bigint[]) AS h (id, token)
-             WHERE a.id = h.id AND a.token = h.token AND a.agent = $1 AND a.state IN ('offered', 'running')
+            "WITH own AS (
+                 SELECT a.id FROM attempts AS a
+                 JOIN UNNEST($2::uuid[], $3::bigint[]) AS h (id, token) ON a.id = h.id AND a.token = h.token
+                 WHERE a.agent = $1 AND a.state IN ('offered', 'running')
+                 ORDER BY a.id FOR NO KEY UPDATE OF a
+             )
+             UPDATE attempts AS a SET lease_until = now() + $4::bigint * interval '1 millisecond'
+             FROM own WHERE a.id = own.id
              RETURNING a.id",
             agent.0,
             &ids,

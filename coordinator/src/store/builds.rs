@@ -188,9 +188,13 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         let cancelled = sqlx::query!(
-            "UPDATE attempts SET state = 'cancelled', finished_at = now(), error = $2
-             WHERE build = $1 AND state IN ('offered', 'running')
-             RETURNING id, token, agent, stage",
+            "WITH live AS (
+                 SELECT id FROM attempts WHERE build = $1 AND state IN ('offered', 'running')
+                 ORDER BY id FOR NO KEY UPDATE
+             )
+             UPDATE attempts AS a SET state = 'cancelled', finished_at = now(), error = $2
+             FROM live WHERE a.id = live.id
+             RETURNING a.id, a.token, a.agent, a.stage",
             build.0,
             format!("its build {state}"),
         )

@@ -99,7 +99,7 @@ async fn invalidate_lost(tx: &mut PgConnection, build: BuildId) -> Result<Invali
          JOIN stages AS producer ON producer.build = o.build AND producer.number = o.stage
          JOIN stages AS consumer ON consumer.build = o.build AND consumer.number = ANY (o.consumers)
          WHERE o.build = $1 AND o.kind = 'edge' AND o.state = 'missing'
-           AND producer.state = 'done' AND consumer.state <> 'done'",
+           AND producer.state = 'done' AND consumer.state IN ('waiting', 'ready', 'running')",
         build.0,
     )
     .fetch_all(&mut *tx)
@@ -147,9 +147,14 @@ pub(super) async fn invalidate(
     .fetch_all(&mut *tx)
     .await?;
     let cancelled = sqlx::query!(
-        "UPDATE attempts SET state = 'cancelled', finished_at = now(), error = 'a result that it takes was lost'
-         WHERE build = $1 AND stage = ANY ($2) AND state IN ('offered', 'running')
-         RETURNING id, token, stage, agent",
+        "WITH live AS (
+             SELECT id FROM attempts WHERE build = $1 AND stage = ANY ($2) AND state IN ('offered', 'running')
+             ORDER BY id FOR NO KEY UPDATE
+         )
+         UPDATE attempts AS a
+         SET state = 'cancelled', finished_at = now(), error = 'a result that it takes was lost'
+         FROM live WHERE a.id = live.id
+         RETURNING a.id, a.token, a.stage, a.agent",
         build.0,
         &stages,
     )

@@ -16,6 +16,7 @@
 //!   [`StoreError::Stale`]: the caller's snapshot was old, or the report late. `croft_scheduler::lifecycle` has the tables.
 //! - What changes several rows of one build does so under a lock of the build's row: each such transition sees what the ones before it did,
 //!   so that the last of two inputs that come at once makes its consumer ready.
+//! - Rows of one table are locked in the order of their ids where several are, or not waited for: no two transactions wait for each other.
 //! - Several rows travel as arrays: the number of statements for a stage doesn't grow with the stage.
 //! - A transaction that makes work for somebody says so on the channel [`WAKE_CHANNEL`] when it commits. A wake can be missed (a
 //!   connection may break): those who listen poll as well.

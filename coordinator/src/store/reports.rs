@@ -312,6 +312,7 @@ async fn remember(
          ) AS hint
          WHERE s.build = $1 AND s.number = $2
          GROUP BY 2, 3, 4
+         ORDER BY 2, 4, 3
          ON CONFLICT (kind, key, project, agent) DO UPDATE
          SET last_used = now(), cost_ms = GREATEST(agent_cache.cost_ms, EXCLUDED.cost_ms)",
         attempt.key.build.0,

@@ -99,7 +99,8 @@ impl Store {
         Ok(ready)
     }
 
-    /// Writes down why stages wait. Those that aren't ready any more are left alone: a hold is news, not a claim.
+    /// Writes down why stages wait. Those that aren't ready any more, or are just changed by somebody else, are left alone: a hold is news,
+    /// not a claim.
     pub async fn stage_hold(&self, holds: &[Hold]) -> Result<(), StoreError> {
         let builds: Vec<_> = holds.iter().map(|hold| hold.key.build.0).collect();
         let stages: Vec<_> = holds.iter().map(|hold| int(hold.key.stage.0)).collect();
@@ -109,12 +110,18 @@ impl Store {
             .map(|hold| hold.wants == Wants::Agent)
             .collect();
         sqlx::query!(
-            "UPDATE stages AS s
-             SET waiting_for = h.why,
-                 unserved_since = CASE WHEN h.for_agent THEN COALESCE(s.unserved_since, now()) END
-             FROM UNNEST($1::uuid[], $2::int[], $3::text[], $4::bool[]) AS h (build, number, why, for_agent)
-             WHERE s.build = h.build AND s.number = h.number AND s.state = 'ready'
-               AND (s.waiting_for IS DISTINCT FROM h.why OR h.for_agent <> (s.unserved_since IS NOT NULL))",
+            "WITH news AS (
+                 SELECT s.build, s.number, h.why, h.for_agent FROM stages AS s
+                 JOIN UNNEST($1::uuid[], $2::int[], $3::text[], $4::bool[]) AS h (build, number, why, for_agent)
+                   ON s.build = h.build AND s.number = h.number
+                 WHERE s.state = 'ready'
+                   AND (s.waiting_for IS DISTINCT FROM h.why OR h.for_agent <> (s.unserved_since IS NOT NULL))
+                 FOR NO KEY UPDATE OF s SKIP LOCKED
+             )
+             UPDATE stages AS s
+             SET waiting_for = news.why,
+                 unserved_since = CASE WHEN news.for_agent THEN COALESCE(s.unserved_since, now()) END
+             FROM news WHERE s.build = news.build AND s.number = news.number",
             &builds,
             &stages,
             &whys,
