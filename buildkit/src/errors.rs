@@ -130,6 +130,13 @@ pub fn decode(bytes: &[u8]) -> Result<Status, prost::DecodeError> {
     rpc::Status::decode(bytes).map(from_rpc)
 }
 
+/// The same error in other words: its details stay.
+pub fn reworded(status: &Status, words: impl FnOnce(&str) -> String) -> Status {
+    let mut embedded = to_rpc(status);
+    embedded.message = words(&embedded.message);
+    from_rpc(embedded)
+}
+
 /// The same error with the digests of its vertices replaced: that of the failed vertex, and those of a failed op's inputs.
 /// Everything else stays as it came, byte for byte.
 pub fn rewrite_vertices(status: &Status, map: impl Fn(&str) -> String) -> Status {
@@ -218,6 +225,16 @@ mod tests {
                     .into(),
             details,
         })
+    }
+
+    #[test]
+    fn an_error_in_other_words_has_them_everywhere_and_keeps_its_details() {
+        let status = failed(vec![("errdefs.Vertex+json", r#"{"digest":"sha256:a"}"#)]);
+        let other = reworded(&status, |text| text.replace("exit code: 7", "it ended"));
+        let inner = rpc::Status::decode(other.details()).unwrap();
+        assert!(other.message().ends_with("it ended"));
+        assert_eq!(inner.message, other.message());
+        assert_eq!(failed_vertices(&other), ["sha256:a"]);
     }
 
     #[test]

@@ -35,5 +35,5 @@ pub use plan::{
     PlannedTarget, Requirements, Stage, StageKind, Target, plan,
 };
 pub use platform::{Platform, PlatformError};
-pub use refuse::{RefusedSource, refused_sources};
+pub use refuse::{RefusedSource, is_on, refused_sources};
 pub use summary::{EdgeSummary, PlanSummary, StageSummary, TargetSummary};

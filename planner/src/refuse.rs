@@ -18,16 +18,13 @@ pub struct RefusedSource {
 /// blob, an OCI layout's name, or a plain URL. Loopback's names are taken for one another, and so are a name with and without the
 /// default port. Ops that can't be decoded are passed over: [`crate::plan`] refuses them.
 pub fn refused_sources(definition: &pb::Definition, registry: &str) -> Option<RefusedSource> {
-    let registry = normal_host(registry);
     let mut nested: Vec<pb::Definition> = Vec::new();
     let mut current: Option<&pb::Definition> = Some(definition);
     let mut owned;
     while let Some(definition) = current {
         for bytes in &definition.def {
             match pb::Op::decode(bytes.as_slice()).ok().and_then(|op| op.op) {
-                Some(pb::op::Op::Source(source))
-                    if host_of(&source.identifier).is_some_and(|host| host == registry) =>
-                {
+                Some(pb::op::Op::Source(source)) if is_on(&source.identifier, registry) => {
                     return Some(RefusedSource {
                         op: OpDigest::of(bytes),
                         identifier: source.identifier,
@@ -41,6 +38,11 @@ pub fn refused_sources(definition: &pb::Definition, registry: &str) -> Option<Re
         current = owned.as_ref();
     }
     None
+}
+
+/// Whether a source's identifier (`docker-image://…`) is on `registry` (`host[:port]`), by the rules of [`refused_sources`].
+pub fn is_on(identifier: &str, registry: &str) -> bool {
+    host_of(identifier).is_some_and(|host| host == normal_host(registry))
 }
 
 /// The host that a source's identifier names, in normal form. `None` if it names none.

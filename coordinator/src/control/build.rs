@@ -332,14 +332,30 @@ impl Build {
         stage.map(|s| s.name.clone()).unwrap_or_default()
     }
 
-    /// What an export of an output is called in the progress.
+    /// What an export of an output is called in the progress: an image as plain BuildKit calls it.
     pub(super) fn export_title(&self, output: Output) -> String {
-        let plan = self.planned().map(|p| &p.plan);
-        let title = plan.and_then(|plan| match output {
-            Output::Edge(edge) => Some(format!("{} for other agents", plan.edge(edge)?.name)),
-            Output::Target(target) => Some(format!("{} image", plan.target(target)?.platform)),
+        let title = self.planned().and_then(|planned| match output {
+            Output::Edge(edge) => {
+                let edge = planned.plan.edge(edge)?;
+                Some(format!("exporting {} for other agents", edge.name))
+            }
+            Output::Target(target) => Some(match planned.results.shape {
+                Shape::Bare => "exporting to image".to_owned(),
+                Shape::Index => {
+                    let target = planned.plan.target(target)?;
+                    format!("[{}] exporting to image", target.platform)
+                }
+            }),
         });
-        title.unwrap_or_else(|| "a result".to_owned())
+        title.unwrap_or_else(|| "exporting a result".to_owned())
+    }
+
+    /// An engine's error in the words of whoever asked for the build.
+    pub(super) fn in_clients_words(&self, error: &str) -> String {
+        match &self.request.outputs {
+            Outputs::Image(image) => image.as_named(error),
+            Outputs::Keep => error.to_owned(),
+        }
     }
 
     /// Notes that an agent is going to hold a keeper for it.

@@ -82,6 +82,17 @@ impl Failure {
             status,
         }
     }
+
+    /// The same in other words.
+    pub fn reworded(self, words: impl Fn(&str) -> String) -> Self {
+        Self {
+            message: words(&self.message),
+            status: self
+                .status
+                .map(|status| croft_buildkit::errors::reworded(&status, &words)),
+            ..self
+        }
+    }
 }
 
 impl std::fmt::Display for Failure {

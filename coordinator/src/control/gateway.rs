@@ -57,6 +57,7 @@ impl Control {
         mut request: api::SolveRequest,
     ) -> Result<api::Result> {
         self.begin(build).await?;
+        self.refuse_gateway_solve(&request)?;
         if request.frontend.is_empty() {
             let def = request.definition.filter(|d| !d.def.is_empty());
             let reference = api::Ref {
@@ -76,9 +77,6 @@ impl Control {
             .filter(|(key, _)| key.starts_with("local-sessionid:"))
             .map(|(_, id)| id.as_str());
         build.name_sessions(&self.sessions, named);
-        for asked in request.frontend_inputs.values() {
-            self.refuse_stage_registry(asked)?;
-        }
         let answer = self
             .ask_planner(build, |platform| {
                 let mut request = request.clone();

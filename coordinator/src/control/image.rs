@@ -198,6 +198,26 @@ impl ImageOutput {
         seen
     }
 
+    /// An engine's error in the client's words: engines push to repositories, the client named tags there.
+    pub fn as_named(&self, error: &str) -> String {
+        const PUSH: &str = "failed to push ";
+        if self.by_digest {
+            return error.to_owned();
+        }
+        let names = self.names.split(',').map(str::trim);
+        let names = names.filter(|name| !name.is_empty());
+        for (reference, name) in self.references.iter().zip(names) {
+            let repository = format!("{}/{}", reference.registry(), reference.repository());
+            let pushed = error
+                .strip_prefix(PUSH)
+                .and_then(|rest| rest.strip_prefix(&repository));
+            if let Some(why) = pushed.filter(|why| why.starts_with(':')) {
+                return format!("{PUSH}{name}{why}");
+            }
+        }
+        error.to_owned()
+    }
+
     /// Checks what only the list of platforms can tell.
     pub fn check(&self, platforms: &[String], shape: Shape) -> Result<(), OutputError> {
         for annotation in &self.annotations {

@@ -14,6 +14,7 @@ mod progress;
 mod publish;
 mod reap;
 mod record;
+mod refuse;
 mod run;
 mod sessions;
 mod stages;
@@ -143,6 +144,7 @@ impl Control {
                 )));
             }
         }
+        self.refuse_request(&request)?;
         let id = BuildId(uuid::Uuid::now_v7());
         Ok(Arc::new(Build::new(id, request)))
     }

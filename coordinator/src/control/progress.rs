@@ -21,6 +21,8 @@ use crate::registry;
 const LOG_BYTES: usize = 8 << 20;
 /// Vertices of one build that are told apart; more are dropped, as no display could show them.
 const MAX_VERTICES: usize = 50_000;
+/// By this text clients tell a vertex that was given up from one that failed.
+const CANCELED: &str = "context canceled";
 /// Longest text of a status, name or error that is kept, in bytes.
 const MAX_TEXT: usize = 16 << 10;
 
@@ -33,7 +35,7 @@ pub enum Source {
     Export {
         /// Tells this export from others of the build.
         id: String,
-        /// For people.
+        /// What its vertex is called.
         title: String,
     },
 }
@@ -64,6 +66,15 @@ struct Inner {
 struct Entry {
     status: Arc<StatusResponse>,
     bytes: usize,
+}
+
+/// How a story ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All that was begun is done.
+    Complete,
+    /// What was under way was given up.
+    BrokenOff,
 }
 
 impl Default for Progress {
@@ -127,7 +138,7 @@ impl Progress {
     }
 
     /// Ends the story: vertices that were left open are closed, readers come to their end.
-    pub fn close(&self) {
+    pub fn close(&self, ending: Ending) {
         let mut inner = self.lock();
         if inner.closed {
             return;
@@ -138,6 +149,10 @@ impl Progress {
             .filter(|v| v.started.is_some() && v.completed.is_none())
             .map(|v| Vertex {
                 completed: Some(now()),
+                error: match ending {
+                    Ending::Complete => String::new(),
+                    Ending::BrokenOff => CANCELED.to_owned(),
+                },
                 ..v.clone()
             })
             .collect();
@@ -227,7 +242,7 @@ impl Inner {
             clip(&mut vertex.name);
             clip(&mut vertex.error);
             if let (true, Source::Export { title, .. }) = (exports, source) {
-                vertex.name = format!("exporting {title}");
+                vertex.name.clone_from(title);
             }
             vertex.name = with_agent(agent, &vertex.name);
             if !self.places.contains_key(&vertex.digest) && self.vertices.len() >= MAX_VERTICES {
@@ -431,7 +446,7 @@ mod tests {
     fn export(id: &str) -> Source {
         Source::Export {
             id: id.into(),
-            title: format!("image {id}"),
+            title: format!("exporting image {id}"),
         }
     }
 
@@ -457,7 +472,7 @@ mod tests {
             &Source::Keeper,
             vertex("sha256:1", "[linux/amd64 1/2] RUN x"),
         );
-        progress.close();
+        progress.close(Ending::Complete);
         let vertices = all(&progress).await;
         assert_eq!(vertices[0].name, "[a linux/amd64 1/2] RUN x");
         assert_eq!(vertices[1].name, "[b linux/amd64 1/2] RUN x");
@@ -473,7 +488,7 @@ mod tests {
         progress.report("a", &export("1"), vertex("sha256:1", "[x] RUN"));
         progress.report("a", &export("1"), vertex(&exporter, "exporting to image"));
         progress.report("a", &export("2"), vertex(&exporter, "exporting to image"));
-        progress.close();
+        progress.close(Ending::Complete);
         let names: Vec<String> = all(&progress)
             .await
             .into_iter()
@@ -519,10 +534,19 @@ mod tests {
     async fn a_closed_story_leaves_no_vertex_running() {
         let progress = Arc::new(Progress::default());
         progress.report("a", &Source::Keeper, vertex("sha256:1", "one"));
-        progress.close();
+        progress.close(Ending::Complete);
         progress.report("a", &Source::Keeper, vertex("sha256:2", "late"));
         let vertices = all(&progress).await;
         assert_eq!(vertices.len(), 2);
         assert!(vertices[1].completed.is_some());
+        assert_eq!(vertices[1].error, "");
+    }
+
+    #[tokio::test]
+    async fn what_ran_when_a_story_broke_off_was_canceled() {
+        let progress = Arc::new(Progress::default());
+        progress.report("a", &Source::Keeper, vertex("sha256:1", "one"));
+        progress.close(Ending::BrokenOff);
+        assert_eq!(all(&progress).await[1].error, CANCELED);
     }
 }

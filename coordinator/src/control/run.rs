@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bollard_buildkit_proto::pb;
 use croft_planner::{Homes, Output, PlanInput, PlanOptions, Platform, Target};
 use croft_scheduler::{BuildId, FleetView, build_platform, servable};
 use serde_json::json;
@@ -11,9 +10,9 @@ use serde_json::json;
 use super::build::{Build, Planned, Results};
 use super::failure::{Failure, Kind, Result};
 use super::image::Outputs;
+use super::progress::Ending;
 use super::publish::{Logins, platform_name};
 use super::{Control, record};
-use crate::registry;
 use crate::store::{BuildEnd, NewBuild, PlanRows};
 
 /// What goes back to the client.
@@ -99,7 +98,6 @@ impl Control {
         let logins = match &outputs {
             Outputs::Keep => None,
             Outputs::Image(image) => {
-                self.refuse_own_registry(image.references.iter().map(registry::host))?;
                 let plain = &self.settings.plain_registries;
                 Some(Logins::fetch(&self.sessions, build, image, plain).await?)
             }
@@ -154,7 +152,7 @@ impl Control {
             };
             result.platform.get_or_insert_with(|| oci(&target));
             if let Some(definition) = &result.definition {
-                self.refuse_stage_registry(definition)?;
+                self.refuse_definition(definition)?;
             }
             targets.push(Target {
                 name: result.name.clone(),
@@ -233,7 +231,10 @@ impl Control {
             part.over();
             self.forget(part);
         }
-        build.progress().close();
+        build.progress().close(match outcome {
+            Ok(_) => Ending::Complete,
+            Err(_) => Ending::BrokenOff,
+        });
         self.wake();
     }
 
@@ -282,27 +283,6 @@ impl Control {
         native
             .or_else(|| build_platform(fleet, self.settings.build_platform.as_ref()))
             .ok_or_else(|| Failure::unservable("no agent has joined this farm yet: start croft-agent beside an engine and point it here"))
-    }
-
-    /// Stage images belong to the builds that made them: a user's own definition may name none.
-    pub(super) fn refuse_stage_registry(&self, definition: &pb::Definition) -> Result<()> {
-        match croft_planner::refused_sources(definition, self.stages.host()) {
-            None => Ok(()),
-            Some(source) => Err(Failure::invalid(format!(
-                "{} is in the farm's own stage registry, which builds may not read: use an image from another registry",
-                source.identifier
-            ))),
-        }
-    }
-
-    fn refuse_own_registry<'a>(&self, hosts: impl IntoIterator<Item = &'a str>) -> Result<()> {
-        let own = self.stages.host();
-        if hosts.into_iter().any(|host| host == own) {
-            return Err(Failure::invalid(format!(
-                "{own} is the farm's own stage registry: push to another one"
-            )));
-        }
-        Ok(())
     }
 }
 

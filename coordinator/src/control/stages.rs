@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use croft_buildkit::session::SessionResponse;
 use croft_buildkit::session::auth::{self, AuthCall, Credentials};
+use croft_buildkit::session::grpc_error;
 use croft_planner::CutEdge;
 use oci_client::Reference;
 use serde::Deserialize;
+use tonic::Code;
 
 use super::build::Build;
 use super::image::OciPlatform;
@@ -123,15 +125,20 @@ impl StageRegistry {
     }
 
     /// The farm's answer to a session's question about credentials, if it is about this registry. A build's engines get them only once
-    /// its definitions were found to name nothing here: until then they could read what is not of its plan.
+    /// its definitions were found to name nothing here: before that only a user's own reference can be the reason for the question.
     pub fn answer(&self, build: &Build, call: &AuthCall) -> Option<SessionResponse> {
         if call.host() != self.host() {
             return None;
         }
         Some(match (call, &self.login) {
-            (AuthCall::Credentials(_), Login::Password { user, password })
-                if build.planned().is_some() =>
-            {
+            (AuthCall::Credentials(_), _) if build.planned().is_none() => grpc_error(
+                Code::PermissionDenied,
+                format!(
+                    "{} is the farm's own stage registry, which builds may not read: use an image from another registry",
+                    self.host()
+                ),
+            ),
+            (AuthCall::Credentials(_), Login::Password { user, password }) => {
                 auth::credentials(Credentials {
                     username: user.clone(),
                     secret: password.clone(),

@@ -161,6 +161,9 @@ impl Service for Bridge {
         &self,
         request: Request<api::ResolveImageConfigRequest>,
     ) -> Result<Response<api::ResolveImageConfigResponse>, Status> {
+        self.control
+            .refuse_image(&request.get_ref().r#ref)
+            .map_err(|failure| convert::status(&failure))?;
         self.ask("ResolveImageConfig", request).await
     }
 
@@ -168,6 +171,11 @@ impl Service for Bridge {
         &self,
         request: Request<api::ResolveSourceMetaRequest>,
     ) -> Result<Response<api::ResolveSourceMetaResponse>, Status> {
+        if let Some(source) = &request.get_ref().source {
+            self.control
+                .refuse_source(&source.identifier)
+                .map_err(|failure| convert::status(&failure))?;
+        }
         self.ask("ResolveSourceMeta", request).await
     }
 
