@@ -1,6 +1,6 @@
 //! Log lines, and traces that join the coordinator's: an attempt's span is a child of its build's, and the engine's are children of that.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, io::IsTerminal};
 
 use anyhow::Context as _;
 use croft_buildkit::trace::TraceContext;
@@ -33,7 +33,11 @@ impl Telemetry {
                 config.log
             )
         })?;
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colours = std::io::stderr().is_terminal() && !refused;
+        let lines = tracing_subscriber::fmt::layer()
+            .with_ansi(colours)
+            .with_writer(std::io::stderr);
         let lines = match config.log_format {
             LogFormat::Text => lines.boxed(),
             LogFormat::Json => lines.json().boxed(),

@@ -1,6 +1,8 @@
 //! Logs and traces of the process. One trace joins front, agent and solve: its context comes in with a client's call and goes out with
 //! each message to an agent.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
 use opentelemetry::trace::TracerProvider as _;
@@ -35,7 +37,11 @@ pub fn start(config: &Telemetry) -> anyhow::Result<Guard> {
             config.log
         )
     })?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = std::io::stderr().is_terminal() && !refused;
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(colours)
+        .with_writer(std::io::stderr);
     let lines = match config.log_format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
