@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::control::returned_error;
 use super::convert;
 use super::jobs::{Job, Jobs};
+use super::maps;
 use crate::control::image::Shape;
 use crate::control::{Control, ResultTarget, Results};
 
@@ -108,13 +109,14 @@ impl Service for Bridge {
     ) -> Result<Response<api::SolveResponse>, Status> {
         let job = self.job(request.metadata()).await?;
         let mut request = request.into_inner();
+        maps::request(&mut request);
         let evaluate = std::mem::take(&mut request.evaluate);
         let result = self
             .control
             .gateway_solve(&job.build, request)
             .await
             .map_err(|failure| convert::status(&failure))?;
-        let result = convert::renamed(result, |definition| job.keep(definition))?;
+        let mut result = convert::renamed(result, |definition| job.keep(definition))?;
         if evaluate {
             let results = convert::results(result.clone(), |reference| job.kept(&reference.id))?;
             self.control
@@ -122,6 +124,7 @@ impl Service for Bridge {
                 .await
                 .map_err(|failure| convert::status(&failure))?;
         }
+        maps::result(&mut result);
         Ok(Response::new(api::SolveResponse {
             r#ref: String::new(),
             result: Some(result),

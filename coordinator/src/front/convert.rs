@@ -10,6 +10,7 @@ use prost::Message as _;
 use serde::Deserialize;
 use tonic::{Code, Status};
 
+use super::maps;
 use crate::control::image::{OciPlatform, Outputs, Shape};
 use crate::control::{Failure, Kind, Request, ResultTarget, Results};
 
@@ -86,7 +87,7 @@ pub fn request(solve: &control::SolveRequest) -> Result<Request, Failure> {
 
 /// The request of a solve that names its frontend itself, as the gateway would have it.
 pub fn direct(solve: &control::SolveRequest) -> gateway::SolveRequest {
-    gateway::SolveRequest {
+    let mut request = gateway::SolveRequest {
         definition: solve.definition.clone(),
         frontend: solve.frontend.clone(),
         frontend_opt: solve.frontend_attrs.clone(),
@@ -94,7 +95,9 @@ pub fn direct(solve: &control::SolveRequest) -> gateway::SolveRequest {
         allow_result_return: true,
         allow_result_array_ref: true,
         ..gateway::SolveRequest::default()
-    }
+    };
+    maps::request(&mut request);
+    request
 }
 
 /// A gateway result with each reference looked up.

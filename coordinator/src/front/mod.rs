@@ -7,6 +7,7 @@ mod bridge;
 mod control;
 mod convert;
 mod jobs;
+mod maps;
 
 use std::sync::Arc;
 
