@@ -1,7 +1,7 @@
 //! The union graph: the definitions of all targets merged by digest, checked, and put in order. What happens to it is for
 //! [`crate::locals`] (merging what differs too little) and [`crate::stages`] (splitting it).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bollard_buildkit_proto::pb;
 use prost::Message;
@@ -173,7 +173,7 @@ impl Union {
         })
     }
 
-    /// Looks up the inputs of the drafts that are new with this definition.
+    /// Looks up the inputs of the drafts that are new with this definition. Those of the others are known; here too they must be there.
     fn connect(
         &mut self,
         target: &str,
@@ -187,6 +187,21 @@ impl Union {
                 .map(|input| self.input(target, &self.drafts[draft].digest, here, input))
                 .collect();
             self.drafts[draft].inputs = inputs?;
+        }
+        let present: HashSet<usize> = here.values().copied().collect();
+        for draft in here.values().map(|&draft| &self.drafts[draft]) {
+            if let Some((missing, _)) = draft
+                .inputs
+                .iter()
+                .find(|(input, _)| !present.contains(input))
+            {
+                let input = self.drafts[*missing].digest.to_string();
+                return Err(PlanError::MissingInput {
+                    target: target.to_owned(),
+                    op: draft.digest.clone(),
+                    input,
+                });
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    OpId, PlanError, TargetId,
+    Limits, OpId, PlanError, TargetId,
     graph::{Graph, Root},
     levels::{Class, Levels, Tail},
     users::Users,
@@ -32,16 +32,22 @@ impl Group {
     }
 }
 
-/// All groups, in no particular order. `max_ops` bounds their ops together.
+/// All groups, in no particular order.
 pub(crate) fn find(
     graph: &Graph,
     roots: &[Root],
     levels: &Levels,
-    max_ops: usize,
+    limits: &Limits,
 ) -> Result<Vec<Group>, PlanError> {
     let mut groups = connected(graph, levels);
     groups.extend(empty_images(roots));
-    let mut budget = max_ops;
+    if groups.len() > limits.max_stages {
+        return Err(PlanError::TooMany {
+            what: "stages",
+            limit: limits.max_stages,
+        });
+    }
+    let mut budget = limits.max_stage_ops;
     let mut seen_by = vec![usize::MAX; graph.ops.len()];
     for (number, group) in groups.iter_mut().enumerate() {
         let mut next: Vec<OpId> = group.members().collect();
@@ -51,7 +57,7 @@ pub(crate) fn find(
             let spent = 1 + inputs.len();
             budget = budget.checked_sub(spent).ok_or(PlanError::TooMany {
                 what: "ops in all stages together",
-                limit: max_ops,
+                limit: limits.max_stage_ops,
             })?;
             group.ops.push(op);
             for &(input, _) in inputs {

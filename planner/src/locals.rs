@@ -93,13 +93,19 @@ fn drop_those_used_whole(
         .filter(|id| paths.contains_key(id))
         .collect();
     for op in &graph.ops {
-        for (place, (input, _)) in op.inputs.iter().enumerate() {
-            if paths
-                .get(input)
-                .is_some_and(|paths| !whole.contains(input) && !names_sub_paths(op, place, paths))
-            {
-                whole.insert(*input);
-            }
+        let followed = |place: usize| {
+            op.inputs
+                .get(place)
+                .and_then(|(input, _)| paths.get(input).copied())
+        };
+        if (0..op.inputs.len()).any(|place| followed(place).is_some()) {
+            let seen_whole = inputs_seen_whole(op, followed);
+            whole.extend(
+                seen_whole
+                    .into_iter()
+                    .filter_map(|place| op.inputs.get(place))
+                    .map(|&(input, _)| input),
+            );
         }
     }
     for group in variants.values_mut() {
@@ -107,41 +113,59 @@ fn drop_those_used_whole(
     }
 }
 
-/// Whether `op` sees of its input `place` nothing but paths that `followed` covers.
-fn names_sub_paths(op: &Op, place: usize, followed: &BTreeSet<String>) -> bool {
-    let is_it = |input: i64| usize::try_from(input) == Ok(place);
-    let covered = |path: &str| {
-        let path = cleaned(path);
-        let mut ends = path
-            .match_indices('/')
-            .map(|(end, _)| end)
-            .chain([path.len()]);
-        !path.is_empty() && ends.any(|end| followed.contains(&path[..end]))
+/// The places of the inputs of which `op` sees more than paths that are followed there.
+fn inputs_seen_whole<'a>(
+    op: &Op,
+    followed: impl Fn(usize) -> Option<&'a BTreeSet<String>>,
+) -> Vec<usize> {
+    let place = |input: i64| usize::try_from(input).ok();
+    let unless_covered = |input: i64, path: &str| {
+        place(input)
+            .filter(|place| !followed(*place).is_some_and(|followed| is_covered(path, followed)))
     };
     match pb::Op::decode(op.bytes.as_slice())
         .ok()
         .and_then(|op| op.op)
     {
-        Some(pb::op::Op::File(file)) => file.actions.iter().all(|action| {
-            let copy = match &action.action {
-                Some(pb::file_action::Action::Copy(copy)) => Some(copy),
-                _ => None,
+        Some(pb::op::Op::File(file)) => {
+            let of_action = |action: &pb::FileAction| {
+                let secondary = match &action.action {
+                    Some(pb::file_action::Action::Copy(copy)) => {
+                        unless_covered(action.secondary_input, &copy.src)
+                    }
+                    _ => place(action.secondary_input),
+                };
+                owner_inputs(action)
+                    .filter_map(place)
+                    .chain(place(action.input))
+                    .chain(secondary)
+                    .collect::<Vec<_>>()
             };
-            !is_it(action.input)
-                && owner_inputs(action).all(|input| !is_it(input))
-                && (!is_it(action.secondary_input) || copy.is_some_and(|copy| covered(&copy.src)))
-        }),
-        Some(pb::op::Op::Exec(exec)) => {
-            exec.mounts
-                .iter()
-                .filter(|mount| is_it(mount.input))
-                .all(|mount| {
-                    const NO_OUTPUT: i64 = -1;
-                    (mount.readonly || mount.output == NO_OUTPUT) && covered(&mount.selector)
-                })
+            file.actions.iter().flat_map(of_action).collect()
         }
-        _ => false,
+        Some(pb::op::Op::Exec(exec)) => {
+            const NO_OUTPUT: i64 = -1;
+            let of_mount = |mount: &pb::Mount| match mount.readonly || mount.output == NO_OUTPUT {
+                true => unless_covered(mount.input, &mount.selector),
+                false => place(mount.input),
+            };
+            exec.mounts.iter().filter_map(of_mount).collect()
+        }
+        _ => (0..op.inputs.len()).collect(),
     }
+}
+
+/// Whether `path` is one of those that are followed, or under one. No path that a file system could have is longer than 4096 bytes.
+fn is_covered(path: &str, followed: &BTreeSet<String>) -> bool {
+    if path.len() > 4096 {
+        return false;
+    }
+    let path = cleaned(path);
+    let mut ends = path
+        .match_indices('/')
+        .map(|(end, _)| end)
+        .chain([path.len()]);
+    !path.is_empty() && ends.any(|end| followed.contains(&path[..end]))
 }
 
 /// The inputs whose `/etc/passwd` and `/etc/group` an action reads.

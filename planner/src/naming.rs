@@ -1,5 +1,7 @@
 //! Names for people, made from what the Dockerfile frontend calls its steps: `[linux/amd64 builder 2/4] RUN make`.
 
+use std::collections::HashMap;
+
 /// How many groups of steps a name lists.
 const GROUPS: usize = 3;
 /// How long the part of one step may be, in characters.
@@ -15,11 +17,13 @@ pub(crate) fn of_steps<'a>(steps: impl IntoIterator<Item = &'a str>) -> String {
         return shortened(first);
     }
     let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut places: HashMap<(&str, u32), usize> = HashMap::new();
     for step in [first].into_iter().chain(steps) {
         let new = Group::of(step);
-        match groups.iter_mut().find(|group| {
-            group.title == new.title && group.total == new.total && group.total.is_some()
-        }) {
+        let known = new
+            .total
+            .map(|total| *places.entry((new.title, total)).or_insert(groups.len()));
+        match known.and_then(|place| groups.get_mut(place)) {
             Some(group) => group.add(new),
             None => groups.push(new),
         }

@@ -59,6 +59,8 @@ pub struct Limits {
     pub max_bytes: usize,
     /// Bytes of one op.
     pub max_op_bytes: usize,
+    /// Stages. Each of them is a row in a table and an attempt on an agent.
+    pub max_stages: usize,
     /// Ops of all stages together: ops that any engine can run are repeated in each stage that needs them.
     pub max_stage_ops: usize,
 }
@@ -70,6 +72,7 @@ impl Default for Limits {
             max_ops: 200_000,
             max_bytes: 256 << 20,
             max_op_bytes: 8 << 20,
+            max_stages: 1_000,
             max_stage_ops: 2_000_000,
         }
     }

@@ -35,7 +35,7 @@ pub(crate) fn split(
     let roots: Vec<Root> = wanted.iter().map(|target| target.root).collect();
     let levels = Levels::of(&graph, &roots, options);
     let identities = identity::of_ops(&graph, options);
-    let mut groups = groups::find(&graph, &roots, &levels, options.limits.max_stage_ops)?;
+    let mut groups = groups::find(&graph, &roots, &levels, &options.limits)?;
     groups.sort_by_cached_key(|group| place_in_plan(&levels, group));
 
     let mut owners: Vec<Option<StageId>> = vec![None; graph.ops.len()];
