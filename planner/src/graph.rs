@@ -279,7 +279,8 @@ impl Union {
         }
     }
 
-    fn place_of(&mut self, info: pb::SourceInfo) -> i32 {
+    fn place_of(&mut self, mut info: pb::SourceInfo) -> i32 {
+        info.definition.iter_mut().for_each(drop_empty_locations);
         let next = self.infos.len() as i32;
         let place = *self.info_places.entry(info.encode_to_vec()).or_insert(next);
         if place == next {
@@ -392,5 +393,20 @@ pub(crate) fn add_location(known: &mut Vec<pb::Location>, location: pb::Location
     const ENOUGH: usize = 64;
     if known.len() < ENOUGH && !known.contains(&location) {
         known.push(location);
+    }
+}
+
+/// prost leaves an empty value out of a map's entry, and BuildKit crashes on the nil that it makes of it. In the definition of a source
+/// file this can be nested, as deep as prost decodes.
+fn drop_empty_locations(definition: &mut pb::Definition) {
+    if let Some(source) = &mut definition.source {
+        source
+            .locations
+            .retain(|_, locations| !locations.locations.is_empty());
+        source
+            .infos
+            .iter_mut()
+            .filter_map(|info| info.definition.as_mut())
+            .for_each(drop_empty_locations);
     }
 }

@@ -9,7 +9,11 @@ use bollard_buildkit_proto::{
     moby::buildkit::v1::frontend::{self, result::Result as Refs},
     pb,
 };
-use croft_planner::{Homes, Limits, OpDigest, Plan, PlanInput, PlanOptions, Platform, Target};
+use croft_planner::{
+    Binding, EdgeId, Homes, Limits, OpDigest, Output, Plan, PlanInput, PlanOptions, Platform,
+    Stage, StageId, Target, TargetId, plan,
+};
+use llb::Made;
 use prost::Message;
 
 pub fn platform(text: &str) -> Platform {
@@ -108,3 +112,37 @@ pub fn ops(definition: &pb::Definition) -> (BTreeMap<OpDigest, Vec<u8>>, pb::Op)
         pb::Op::decode(last.as_slice()).unwrap(),
     )
 }
+
+/// The plan of targets `(name, ops, root)`, each for the platform that is its name.
+pub fn plan_of(targets: &[(&str, &[&Made], &Made)]) -> Plan {
+    plan(input_of(targets), &options()).unwrap()
+}
+
+pub fn input_of(targets: &[(&str, &[&Made], &Made)]) -> PlanInput {
+    let one = |(name, made, root): &(&str, &[&Made], &Made)| {
+        let made: Vec<Made> = made.iter().map(|made| (*made).clone()).collect();
+        target(name, name, Some(llb::definition(&made, (root, 0))))
+    };
+    PlanInput {
+        targets: targets.iter().map(one).collect(),
+    }
+}
+
+pub fn stage(plan: &Plan, number: u32) -> &Stage {
+    plan.stage(StageId(number)).unwrap()
+}
+
+pub const REFERENCE: &str =
+    "stages.farm/p@sha256:0000000000000000000000000000000000000000000000000000000000000001";
+
+pub fn image_of(edge: EdgeId) -> BTreeMap<EdgeId, Binding> {
+    let binding = Binding::Image {
+        reference: REFERENCE.to_owned(),
+        platform: platform("linux/amd64"),
+    };
+    BTreeMap::from([(edge, binding)])
+}
+
+/// The first of a plan's cut edges, and its first target.
+pub const FIRST: EdgeId = EdgeId(0);
+pub const TARGET: Output = Output::Target(TargetId(0));
