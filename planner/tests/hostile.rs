@@ -8,13 +8,10 @@ use std::collections::BTreeMap;
 use bollard_buildkit_proto::pb;
 use croft_planner::{
     Binding, Limits, OpDigest, Output, PlanError, PlanInput, PlanOptions, TargetId, plan,
-    refused_sources,
 };
-use proptest::prelude::*;
-use prost::Message;
 use support::{
     llb::{self, Made, copy, exec, image, last},
-    options, shape, shape_names, target,
+    options, target,
 };
 
 fn input(definition: pb::Definition) -> PlanInput {
