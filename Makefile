@@ -1,0 +1,29 @@
+# What a developer runs. Needs a Rust toolchain and a C compiler; all else is found or fetched by local/.
+
+target := $(or $(CARGO_TARGET_DIR),target)/debug
+
+.PHONY: help build parts lint test demo
+
+help:
+	@echo "make demo   a farm, a build across it, and what happened; leaves nothing running"
+	@echo "make test   every test, on real engines"
+	@echo "make lint   format and lints"
+	@echo "make parts  find or fetch what a farm needs, and start nothing"
+	@echo "dev/farm up|down|env|logs   a farm in the background"
+
+build:
+	cargo build --workspace --bins
+
+parts: build
+	$(target)/croft-local fetch
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+# The programs first: the end-to-end tests start them. The parts too, so that no test's patience runs out while they are fetched.
+test: parts
+	cargo test --workspace
+
+demo: build
+	$(target)/croft-local demo
