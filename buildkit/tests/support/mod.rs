@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod llb;
+pub mod proxy;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -17,6 +18,7 @@ use futures::stream::BoxStream;
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 use tonic::{
     Request, Response, Status, Streaming,
+    service::Routes,
     transport::{Server, server::TcpIncoming},
 };
 
@@ -37,7 +39,7 @@ impl Daemon {
         let service = ControlServer::new(SessionsOnly(sender))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        let server = serve(address, tonic::service::Routes::new(service)).await;
+        let server = serve(address, async { Routes::new(service) }).await;
         Self {
             address: server.address,
             sessions,
@@ -71,7 +73,11 @@ pub struct Serving {
     runtime: Option<Runtime>,
 }
 
-pub async fn serve(address: SocketAddr, routes: tonic::service::Routes) -> Serving {
+/// Serves on `address`; `routes` are made where they will run.
+pub async fn serve(
+    address: SocketAddr,
+    routes: impl Future<Output = Routes> + Send + 'static,
+) -> Serving {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -83,6 +89,7 @@ pub async fn serve(address: SocketAddr, routes: tonic::service::Routes) -> Servi
         .into_std()
         .unwrap();
     let address = listener.local_addr().unwrap();
+    let routes = runtime.spawn(routes).await.unwrap();
     let server = Server::builder()
         .http2_max_header_list_size(croft_buildkit::HEADER_LIMIT)
         .add_routes(routes);
