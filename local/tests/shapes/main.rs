@@ -1,6 +1,18 @@
-//! The shapes of builds that must work, end to end: a real farm, the real buildx, real registries.
+//! The shapes of builds that must work, and buildx's commands and options, end to end: a real farm, real engines and registries, and
+//! the real `docker-buildx`, unmodified.
+//!
+//! Every Dockerfile has a nonce, so that no old cache helps. Errors, credentials and cancellation are in the tests called `users`.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bake;
+mod commands;
+mod examples;
+mod from_scratch;
+mod options;
+mod output;
+mod per_platform;
+mod progress;
 mod shared_builder;
+mod two_agents;

@@ -1,8 +1,13 @@
-//! A builder on the build platform, with a step for all targets and a step for each, and a final stage with a command of its own.
+//! Shape 1: a builder on the build platform with a step for all targets and a step for each, and a final stage with a command of its
+//! own on each target's platform.
 
 use std::collections::BTreeSet;
 
-use crate::support::{Buildx, Context, PLATFORMS, Repository, engine::runs, farm, machine};
+use serde_json::json;
+
+use crate::support::{
+    Buildx, Context, Image, PLATFORMS, Plan, Repository, engine::runs, farm, machine,
+};
 
 const DOCKERFILE: &str = "\
 FROM --platform=$BUILDPLATFORM busybox AS builder
@@ -15,30 +20,168 @@ RUN : cross-$NONCE-$TARGETARCH && echo $TARGETOS/$TARGETARCH > target && uname -
 FROM busybox
 RUN : final-$NONCE && uname -m > /machine
 COPY --from=builder /src /app
+ENV GREETING=hello
+LABEL org.example.nonce=$NONCE
+WORKDIR /app
+ENTRYPOINT [\"/bin/cat\"]
+CMD [\"/app/target\"]
 ";
 
+/// The agents that stand for a platform, by their names' first part.
+fn stands_for(agent: &str, platform: &str) -> bool {
+    let architecture = platform.trim_start_matches("linux/");
+    agent
+        .rsplit_once('-')
+        .is_some_and(|(name, _)| name == architecture)
+}
+
+fn check_images(repository: &Repository, nonce: &str) -> Vec<Image> {
+    let published = repository.published("latest");
+    assert_eq!(published.platforms(), PLATFORMS);
+    let images = PLATFORMS.map(|platform| published.image(platform));
+    for (platform, image) in PLATFORMS.iter().zip(&images) {
+        assert_eq!(image.platform(), *platform);
+        assert_eq!(image.file("/machine"), machine(platform));
+        assert_eq!(image.file("/app/target"), *platform);
+        assert_eq!(image.file("/app/built-on"), machine("linux/amd64"));
+        assert_eq!(image.file("/app/input"), "text");
+        let config = &image.config["config"];
+        assert_eq!(config["Entrypoint"], json!(["/bin/cat"]));
+        assert_eq!(config["Cmd"], json!(["/app/target"]));
+        assert_eq!(config["WorkingDir"], "/app");
+        assert_eq!(config["Labels"]["org.example.nonce"], nonce);
+        let env = config["Env"].as_array().unwrap();
+        assert!(env.contains(&json!("GREETING=hello")), "{env:?}");
+        // Tools that show an image's layers beside its history need one entry for each.
+        let history = image.config["history"].as_array().unwrap();
+        let with_layer = history
+            .iter()
+            .filter(|entry| entry["empty_layer"] != json!(true));
+        let layers = image.manifest.document["layers"].as_array().unwrap();
+        assert_eq!(with_layer.count(), layers.len());
+    }
+    images.into()
+}
+
+fn random_of(images: &[Image]) -> String {
+    let all: BTreeSet<_> = images
+        .iter()
+        .map(|image| image.file("/app/random"))
+        .collect();
+    assert_eq!(all.len(), 1, "the platforms differ: {all:?}");
+    all.into_iter().next().unwrap()
+}
+
+/// An edge between two agents is a transfer, and there are no others.
+fn check_transfers(plan: &Plan) {
+    let agent = |number: u32| {
+        let stage = plan.stages.iter().find(|stage| stage.number == number);
+        stage.unwrap().agent()
+    };
+    let mut crossings: BTreeSet<(u32, u32)> = BTreeSet::new();
+    for stage in &plan.stages {
+        let elsewhere = stage
+            .inputs
+            .iter()
+            .filter(|input| agent(**input) != stage.agent());
+        crossings.extend(elsewhere.map(|input| (*input, stage.number)));
+    }
+    let shown: BTreeSet<(u32, u32)> = plan
+        .transfers
+        .iter()
+        .flat_map(|transfer| {
+            transfer
+                .to_stages
+                .iter()
+                .map(move |to| (transfer.from_stage, *to))
+        })
+        .collect();
+    assert_eq!(shown, crossings, "{plan:#?}");
+    assert!(plan.transfers.iter().all(|transfer| transfer.bytes > 0));
+}
+
 #[test]
-fn a_slow_step_runs_once_for_all_platforms() {
+fn every_step_runs_once_on_the_engine_where_it_belongs() {
     let farm = farm();
     let buildx = Buildx::of(farm);
     let context = Context::new(DOCKERFILE).file("input", "text");
-    let repository = Repository::of(farm.registry(), "shapes/slow-step");
+    let nonce = &context.nonce;
+    let repository = Repository::of(farm.registry(), "shapes/shared-builder");
+
     let built = buildx
         .build(&context)
         .platforms(&PLATFORMS)
         .push(&repository.tag("latest"))
         .run()
         .succeeded();
-    let published = repository.published("latest");
-    assert_eq!(published.digest, built.digest());
-    let mut random = BTreeSet::new();
+
+    random_of(&check_images(&repository, nonce));
+    let plan = built.plan();
+    let shared = plan.of_kind("shared");
+    assert_eq!(shared.len(), 1, "{plan:#?}");
+    assert_eq!(shared[0].users, PLATFORMS);
+    let once_on = |agent: &str| vec![(agent.to_owned(), 1)];
+    assert_eq!(
+        runs(farm, &format!("slow-{nonce}")),
+        once_on(shared[0].agent())
+    );
     for platform in PLATFORMS {
-        let image = published.image(platform);
-        assert_eq!(image.file("/machine"), machine(platform));
-        random.insert(image.file("/app/random"));
+        // The engines know a command by its text, in which the build's arguments are not yet filled in.
+        let cross = plan
+            .stages
+            .iter()
+            .find(|stage| stage.users == [platform] && stage.inputs == [shared[0].number]);
+        if platform != "linux/amd64" {
+            let cross = cross.unwrap();
+            assert_eq!(cross.kind, "cross");
+            assert!(stands_for(cross.agent(), "linux/amd64"), "{cross:?}");
+        }
     }
-    assert_eq!(random.len(), 1, "{random:?}");
-    let slow = runs(farm, &format!("slow-{}", context.nonce));
-    assert_eq!(slow.len(), 1, "{slow:?}");
-    assert_eq!(slow[0].1, 1);
+    let cross = runs(farm, &format!("cross-{nonce}"));
+    assert!(
+        cross
+            .iter()
+            .all(|(agent, _)| stands_for(agent, "linux/amd64")),
+        "{cross:?}"
+    );
+    assert_eq!(cross.iter().map(|(_, count)| count).sum::<usize>(), 4);
+    let last = runs(farm, &format!("final-{nonce}"));
+    assert_eq!(last.len(), 4, "{last:?}");
+    for (platform, (agent, count)) in PLATFORMS.iter().zip(&last) {
+        assert!(stands_for(agent, platform), "{last:?}");
+        assert_eq!(*count, 1);
+        assert!(plan.stages.iter().any(|stage| stage.kind == "target"
+            && stage.agent() == agent
+            && stage.users == [*platform]));
+    }
+    assert_eq!(plan.state, "succeeded");
+    assert_eq!(plan.platforms, PLATFORMS);
+    assert_eq!(plan.digest.as_deref(), Some(built.digest().as_str()));
+    assert!(plan.stages.iter().all(|stage| !stage.reason().is_empty()));
+    check_transfers(&plan);
+}
+
+#[test]
+fn without_a_cache_a_shared_step_still_runs_once_for_each_build() {
+    let farm = farm();
+    let buildx = Buildx::of(farm);
+    let context = Context::new(DOCKERFILE).file("input", "text");
+    let repository = Repository::of(farm.registry(), "shapes/no-cache");
+    let slow = format!("slow-{}", context.nonce);
+    let build = || {
+        buildx
+            .build(&context)
+            .platforms(&PLATFORMS)
+            .push(&repository.tag("latest"))
+            .args(["--no-cache"])
+            .run()
+            .succeeded();
+        let ran: usize = runs(farm, &slow).iter().map(|(_, count)| count).sum();
+        (random_of(&check_images(&repository, &context.nonce)), ran)
+    };
+    let (first, ran) = build();
+    assert_eq!(ran, 1);
+    let (second, ran) = build();
+    assert_ne!(first, second);
+    assert_eq!(ran, 2);
 }

@@ -19,6 +19,8 @@ pub struct Record {
     /// `regular`, `source.local`, `exec.cachemount`, …
     #[serde(rename = "Type")]
     pub kind: String,
+    /// Nothing that runs holds it.
+    pub reclaimable: bool,
 }
 
 /// The records of an agent's engine, as the engine itself tells them.

@@ -18,7 +18,7 @@ pub mod plan;
 pub mod process;
 pub mod registry;
 
-pub use buildx::{Build, Buildx, Built};
+pub use buildx::{BUILDER, Build, Buildx, Built};
 pub use context::{Context, nonce};
 pub use engine::{Record, records};
 pub use image::{Image, Published};
