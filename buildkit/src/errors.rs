@@ -40,14 +40,11 @@ pub fn fault(status: &Status) -> Fault {
     if says(&["did not complete successfully: exit code"]) {
         return Fault::Build;
     }
-    if says(&[
-        "no active session",
-        "session healthcheck failed",
-        "session not found",
-    ]) {
+    if says(SESSION_TEXTS) {
         return Fault::Session;
     }
-    if says(ENGINE_TEXTS) {
+    // Inside a vertex the same words are about registries and other servers that the build names.
+    if says(ENGINE_TEXTS) || (says(CONNECTION_TEXTS) && failed_vertices(status).is_empty()) {
         return Fault::Engine;
     }
     match status.code() {
@@ -58,19 +55,30 @@ pub fn fault(status: &Status) -> Fault {
     }
 }
 
-/// What engines, their stores and this crate's transport say when the build is not to blame.
+/// What engines, and this crate's sessions, say when a client's session is missing or went away.
+const SESSION_TEXTS: &[&str] = &[
+    "no active session",
+    "session healthcheck failed",
+    "session not found",
+    "the client's session has ended",
+];
+
+/// What engines say when they are to blame, wherever it happened.
 const ENGINE_TEXTS: &[&str] = &[
     "no such job",
+    "no space left on device",
+    "input/output error",
+    "failed to create lease",
+];
+
+/// What is said of a connection to an engine that can't be made or broke.
+const CONNECTION_TEXTS: &[&str] = &[
     "Service was not ready",
     "transport is closing",
     "error reading from server: EOF",
     "connection reset by peer",
     "connection refused",
     "broken pipe",
-    "no space left on device",
-    "input/output error",
-    "failed to create lease",
-    "containerd: connection",
 ];
 
 /// Whether the engine is to blame rather than the build, its client, or whoever cancelled it.
@@ -328,6 +336,16 @@ mod tests {
         }
     }
 
+    /// An error inside a vertex.
+    fn said(message: &str) -> Status {
+        let mut embedded = to_rpc(&failed(vec![(
+            "errdefs.Vertex+json",
+            r#"{"digest":"sha256:a"}"#,
+        )]));
+        embedded.message = message.into();
+        from_rpc(embedded)
+    }
+
     #[test]
     fn faults_are_told_apart() {
         let broken = Status::from_error(Box::new(std::io::Error::from(
@@ -344,6 +362,22 @@ mod tests {
                 Fault::Build,
             ),
             (broken, Fault::Engine),
+            (
+                said("dial tcp 127.0.0.1:9: connect: connection refused"),
+                Fault::Build,
+            ),
+            (
+                said("write /var/lib/x: no space left on device"),
+                Fault::Engine,
+            ),
+            (
+                Status::unknown("dial unix /run/containerd.sock: connect: connection refused"),
+                Fault::Engine,
+            ),
+            (
+                Status::unavailable("failed to load cache key: the client's session has ended"),
+                Fault::Session,
+            ),
             (Status::unavailable("x"), Fault::Engine),
             (Status::not_found("no such job abc"), Fault::Engine),
             (

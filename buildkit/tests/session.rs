@@ -14,7 +14,7 @@ use bytes::Bytes;
 use croft_buildkit::{
     HEADER_LIMIT, MESSAGE_LIMIT,
     api::{
-        control::BytesMessage,
+        control::{BytesMessage, InfoRequest},
         filesync::CredentialsRequest,
         health::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus},
     },
@@ -24,6 +24,7 @@ use croft_buildkit::{
         auth::{self, AuthCall, Credentials},
         grpc::{boxed, grpc_error, read_unary, status_response, unary_request},
     },
+    trace::TraceContext,
 };
 use futures::{FutureExt, StreamExt};
 use http_body::Frame;
@@ -480,4 +481,20 @@ async fn an_engine_that_came_back_is_reached_again() {
     }
     let _again = Daemon::start_at(address).await;
     engine.healthy(timeout).await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_belong_to_the_trace_that_they_were_given() {
+    let daemon = Daemon::start().await;
+    let engine = daemon.engine().await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let version = async |engine: Engine| {
+        let info = engine.control().info(InfoRequest {}).await.unwrap();
+        info.into_inner().buildkit_version.unwrap().version
+    };
+    assert_eq!(
+        version(engine.traced(TraceContext::new(parent).unwrap())).await,
+        parent
+    );
+    assert_eq!(version(engine).await, "");
 }

@@ -129,3 +129,65 @@ fn classify(address: &Address, worker: &WorkerRecord) -> (EngineKind, ImageStore
         (true, false) => (EngineKind::Docker, ImageStore::DockerGraph),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(labels: &[&str]) -> WorkerRecord {
+        let labels = labels
+            .iter()
+            .map(|l| (l.to_string(), "x".to_owned()))
+            .collect();
+        WorkerRecord {
+            labels,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_docker_engine_without_the_containerd_store_is_recognized() {
+        const GATEWAY: &str = "org.mobyproject.buildkit.worker.moby.host-gateway-ip";
+        let docker: Address = "docker+unix:///run/docker.sock".parse().unwrap();
+        let other: Address = "unix:///run/some.sock".parse().unwrap();
+        for (address, labels, expect) in [
+            (
+                &docker,
+                &[GATEWAY, SNAPSHOTTER_LABEL][..],
+                (EngineKind::Docker, ImageStore::Containerd),
+            ),
+            (
+                &docker,
+                &[GATEWAY],
+                (EngineKind::Docker, ImageStore::DockerGraph),
+            ),
+            (&docker, &[], (EngineKind::Docker, ImageStore::DockerGraph)),
+            (
+                &other,
+                &[GATEWAY],
+                (EngineKind::Docker, ImageStore::DockerGraph),
+            ),
+            (
+                &other,
+                &[SNAPSHOTTER_LABEL],
+                (EngineKind::Buildkitd, ImageStore::Containerd),
+            ),
+        ] {
+            assert_eq!(
+                classify(address, &worker(labels)),
+                expect,
+                "{address} {labels:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_refusal_of_such_an_engine_says_what_to_switch_on() {
+        let address: Address = "docker+unix:///run/docker.sock".parse().unwrap();
+        let text = EngineError::NoContainerdStore(address).to_string();
+        assert!(
+            text.contains(r#""features": {"containerd-snapshotter": true}"#)
+                && text.contains("/run/docker.sock")
+        );
+    }
+}

@@ -8,7 +8,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use croft_buildkit::{
     MESSAGE_LIMIT,
-    api::control::{control_server::ControlServer, *},
+    api::{
+        control::{control_server::ControlServer, *},
+        types::BuildkitVersion,
+    },
     engine::{Address, Engine},
     session::{
         ClientSession, EngineSession, SessionHandler, SessionId, SessionOutput, SessionSpec,
@@ -170,8 +173,19 @@ impl control_server::Control for SessionsOnly {
     ) -> Result<Response<ListWorkersResponse>, Status> {
         Err(unserved())
     }
-    async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
-        Ok(Response::new(InfoResponse::default()))
+    /// Its version is the trace that the caller is in.
+    async fn info(&self, call: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
+        let trace = call
+            .metadata()
+            .get("traceparent")
+            .and_then(|t| t.to_str().ok());
+        let version = BuildkitVersion {
+            version: trace.unwrap_or_default().into(),
+            ..Default::default()
+        };
+        Ok(Response::new(InfoResponse {
+            buildkit_version: Some(version),
+        }))
     }
     async fn listen_build_history(
         &self,
