@@ -289,7 +289,8 @@ fn a_failed_build_shows_its_error_and_nothing_that_a_terminal_acts_on() {
     detail.stages[0].state = "failed".to_owned();
     let error = "process \"/bin/sh -c make\" did not complete successfully: exit code: 2\n\tmake: *** [all]\u{1b}[31m Error 2\n";
     detail.build.error = Some(error.to_owned());
-    detail.stages[0].attempts[0].error = Some(error.to_owned());
+    detail.stages[0].attempts[0].error =
+        Some("the engine's own words\u{1b}c\nin two lines".to_owned());
     let text = render::plan(&detail, Paint::None, at(100.0));
     assert!(
         !text.chars().any(|c| c.is_control() && c != '\n'),

@@ -203,7 +203,12 @@ fn notes(stage: &Stage, build: &Build, now: Moment) -> Vec<Cell> {
         if !last.reason.is_empty() {
             note(format!("why {}: {}", last.agent, last.reason), Tone::Faint);
         }
-        for line in clean_lines(last.error.as_deref().unwrap_or_default()) {
+        // What ended the build is above already.
+        let error = last
+            .error
+            .as_ref()
+            .filter(|error| build.error.as_ref() != Some(error));
+        for line in clean_lines(error.map_or("", String::as_str)) {
             note(line, Tone::Bad);
         }
     }

@@ -261,6 +261,10 @@ fn becomes_a_farm_for(
     for part in [&coordinator, &agent] {
         let log = part.log();
         assert!(
+            !log.contains('\u{1b}'),
+            "a log that no terminal shows has colours: {log}"
+        );
+        assert!(
             !log.contains(&password) && !log.contains(&around.database),
             "a secret is in a log: {log}"
         );
