@@ -35,7 +35,7 @@ use crate::{
     ledger::{Ledger, Report, StopReason, Tally},
     progress::{ProgressQueue, Source},
     sessions::{Lease, Sessions},
-    vertices::{JobId, Vertices},
+    vertices::{Edge, JobId, Vertices},
     work::BuildContext,
 };
 
@@ -80,11 +80,18 @@ pub struct Keeper {
     context: Arc<BuildContext>,
     closed: CancellationToken,
     leases: Mutex<Vec<Lease>>,
-    held: Mutex<Vec<Job>>,
+    held: Mutex<Held>,
     jobs: AtomicU64,
     vertices: Mutex<Vertices>,
     /// Something new is known of the vertices.
     told: Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    jobs: Vec<Job>,
+    /// What was solved in them.
+    results: HashSet<Edge>,
 }
 
 /// A gateway job in a keeper. Dropping it cancels what runs in it.
@@ -131,6 +138,11 @@ impl Keepers {
             () = slot.closed.cancelled() => Err(build_over()),
             keeper = slot.keeper.get_or_try_init(|| Keeper::open(self, context, &slot.closed)) => keeper.cloned(),
         }
+    }
+
+    /// The build's keeper, if it is there already.
+    pub fn find(&self, build: &BuildId) -> Option<Arc<Keeper>> {
+        lock(&self.slots).get(build)?.keeper.get().cloned()
     }
 
     /// Closes a build's keeper; returns when the engine has let go of it.
@@ -282,12 +294,18 @@ impl Keeper {
         Ok(Job { gateway, over })
     }
 
-    /// Holds a job, with all results in it, until the keeper is closed.
-    pub fn hold(&self, job: Job) {
+    /// Holds a job, with `results` in it, until the keeper is closed.
+    pub fn hold(&self, job: Job, results: impl IntoIterator<Item = Edge>) {
         let mut held = lock(&self.held);
         if !self.closed.is_cancelled() {
-            held.push(job);
+            held.jobs.push(job);
+            held.results.extend(results);
         }
+    }
+
+    /// Whether a result is held, so that solving it again runs nothing.
+    pub fn holds(&self, result: &Edge) -> bool {
+        lock(&self.held).results.contains(result)
     }
 
     /// Tells the coordinator what an export says, until it has said everything. `of` is whose export it is.
@@ -336,13 +354,13 @@ impl Keeper {
     }
 
     /// Counts what became of a solve's vertices, once all is told of `results`, the vertices that it ended with.
-    pub async fn tally(&self, vertices: &HashSet<String>, results: &[String]) -> Tally {
+    pub async fn tally(&self, vertices: &HashSet<String>, results: &[Edge]) -> Tally {
         let all_told = async {
             loop {
                 let told = self.told.notified();
                 let all = {
                     let known = lock(&self.vertices);
-                    results.iter().all(|vertex| known.is_done(vertex))
+                    results.iter().all(|result| known.is_done(&result.vertex))
                 };
                 if all {
                     return;
@@ -357,7 +375,7 @@ impl Keeper {
     /// Ends its jobs, then its sessions.
     async fn shut(&self) {
         let held = std::mem::take(&mut *lock(&self.held));
-        join_all(held.into_iter().map(Job::close)).await;
+        join_all(held.jobs.into_iter().map(Job::close)).await;
         let leases = std::mem::take(&mut *lock(&self.leases));
         join_all(leases.into_iter().map(Lease::release)).await;
     }

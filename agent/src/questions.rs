@@ -12,8 +12,8 @@ use crate::{
     convert,
     failure::{Failure, StageRegistry},
     ids::RequestId,
-    keeper::{Keeper, Keepers},
-    stage, telemetry,
+    keeper::{Keeper, Keepers, build_over},
+    stage, telemetry, vertices,
     work::{BuildContext, GatewayQuestion, Question},
 };
 
@@ -83,11 +83,12 @@ impl Answers<'_> {
         mut request: frontend::SolveRequest,
     ) -> Result<Vec<u8>, Failure> {
         request.evaluate = false;
-        self.in_keeper(context, async |keeper, trace| {
+        let keeper = self.keepers.open(context).await?;
+        in_keeper(&keeper, async |trace| {
             let job = keeper.job(trace).await.map_err(of_engine)?;
             match job.solve(request).await {
                 Ok(response) => {
-                    keeper.hold(job);
+                    keeper.hold(job, []);
                     Ok(response.result.unwrap_or_default().encode_to_vec())
                 }
                 Err(status) => {
@@ -105,7 +106,8 @@ impl Answers<'_> {
         context: &Arc<BuildContext>,
         question: GatewayQuestion,
     ) -> Result<Vec<u8>, Failure> {
-        self.in_keeper(context, async |keeper, trace| {
+        let keeper = self.keepers.open(context).await?;
+        in_keeper(&keeper, async |trace| {
             let job = keeper.job(trace).await.map_err(of_engine)?;
             let mut bridge = job.bridge();
             let answer = match question {
@@ -130,27 +132,22 @@ impl Answers<'_> {
         id: &RequestId,
         output: &crate::work::Output,
     ) -> Result<v1::Exported, Failure> {
-        self.in_keeper(context, async |keeper, trace| {
+        let keeper = self.keepers.find(&context.build);
+        let keeper =
+            keeper.ok_or_else(|| Failure::farm("this agent holds nothing of the build"))?;
+        if let Some(definition) = &output.definition
+            && !vertices::result(definition).is_some_and(|result| keeper.holds(&result))
+        {
+            // To solve it anew would make another artifact of the same name.
+            return Err(Failure::farm("this agent does not hold that result"));
+        }
+        in_keeper(&keeper, async |trace| {
             let exported = stage::export(&keeper, id.as_str(), output, trace).await;
             exported
                 .map(convert::exported)
                 .map_err(|status| Failure::of_output(&status, output, self.stages))
         })
         .await
-    }
-
-    async fn in_keeper<T>(
-        &self,
-        context: &Arc<BuildContext>,
-        work: impl AsyncFnOnce(Arc<Keeper>, Option<&TraceContext>) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let trace = telemetry::engine_trace(context.traceparent.as_deref());
-        let keeper = self.keepers.open(context).await?;
-        tokio::select! {
-            biased;
-            () = keeper.closed() => Err(crate::keeper::build_over()),
-            done = work(keeper.clone(), trace.as_ref()) => done,
-        }
     }
 
     async fn prune(
@@ -169,6 +166,19 @@ impl Answers<'_> {
             self.say(id, Answer::Pruned(record.encode_to_vec())).await;
         }
         Ok(())
+    }
+}
+
+/// Works as long as the keeper is open.
+async fn in_keeper<T>(
+    keeper: &Keeper,
+    work: impl AsyncFnOnce(Option<&TraceContext>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let trace = telemetry::engine_trace(keeper.context().traceparent.as_deref());
+    tokio::select! {
+        biased;
+        () = keeper.closed() => Err(build_over()),
+        done = work(trace.as_ref()) => done,
     }
 }
 

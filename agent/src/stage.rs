@@ -56,7 +56,7 @@ pub async fn run(
     let all: HashSet<_> = definitions().flat_map(vertices::digests).collect();
     let results: Vec<_> = definitions().filter_map(vertices::result).collect();
     let tally = keeper.tally(&all, &results).await;
-    keeper.hold(job);
+    keeper.hold(job, results);
     Ok(tally)
 }
 

@@ -2,7 +2,10 @@
 //!
 //! What a request means, and who answers it, is the coordinator's business.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use croft_buildkit::{
     HEADER_LIMIT,
@@ -25,6 +28,9 @@ use crate::ids::BuildId;
 /// What one call and what all calls may have on its way to us unread, in bytes. The ratio is how many calls may stall before they stall the others.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+
+/// How often a connection with calls on it is tried, so that one that is dead is found out.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Headers of one connection, which must not go on to the next (RFC 9110, 7.6.1). `te: trailers` is allowed in HTTP/2 and wanted by gRPC.
 const HOP_BY_HOP: [header::HeaderName; 6] = [
@@ -49,6 +55,7 @@ impl Tunnel {
     pub fn new(endpoint: &Endpoint) -> Self {
         let endpoint = endpoint
             .clone()
+            .http2_keep_alive_interval(KEEP_ALIVE)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(HEADER_LIMIT);

@@ -112,10 +112,22 @@ pub fn digests(definition: &pb::Definition) -> impl Iterator<Item = String> {
         .map(|op| format!("sha256:{}", hex::encode(Sha256::digest(op))))
 }
 
-/// The vertex whose output is the definition's result. `None` if the definition isn't one.
-pub fn result(definition: &pb::Definition) -> Option<String> {
+/// One output of a vertex.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Edge {
+    /// The vertex.
+    pub vertex: String,
+    index: i64,
+}
+
+/// What a definition is the definition of. `None` if it isn't one.
+pub fn result(definition: &pb::Definition) -> Option<Edge> {
     let last = pb::Op::decode(definition.def.last()?.as_slice()).ok()?;
-    Some(last.inputs.into_iter().next()?.digest)
+    let pb::Input { digest, index } = last.inputs.into_iter().next()?;
+    Some(Edge {
+        vertex: digest,
+        index,
+    })
 }
 
 #[cfg(test)]

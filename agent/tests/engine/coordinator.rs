@@ -26,9 +26,9 @@ use tokio::{
     net::TcpListener,
     sync::mpsc::{self, UnboundedReceiver},
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::ServerTlsConfig};
 use tower::Service;
 
 /// Nothing here takes long; what is not there by then will not come.
@@ -177,7 +177,51 @@ fn say(message: FromCoordinator) -> v1::CoordinatorMessage {
 impl Coordinator {
     /// Listens on loopback.
     pub async fn start(manners: Manners) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), manners).await
+    }
+
+    /// Listens with TLS. Links can't be cut, and session calls find nobody.
+    pub async fn start_with_tls(manners: Manners, tls: ServerTlsConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (sender, links) = mpsc::unbounded_channel();
+        let server = Server {
+            manners,
+            links: sender,
+            over: Arc::default(),
+        };
+        let end = CancellationToken::new();
+        let ended = end.clone();
+        let serving = tonic::transport::Server::builder()
+            .tls_config(tls)
+            .expect("good TLS")
+            .layer(tonic::service::InterceptorLayer::new(
+                |mut request: Request<()>| {
+                    request.extensions_mut().insert(CancellationToken::new());
+                    Ok(request)
+                },
+            ))
+            .add_service(FleetServer::new(server))
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                ended.cancelled_owned(),
+            );
+        tokio::spawn(serving);
+        Self {
+            address,
+            links,
+            _end: end.drop_guard(),
+        }
+    }
+
+    /// Whether no agent has come by now.
+    pub fn nobody_came(&mut self) -> bool {
+        self.links.try_recv().is_err()
+    }
+
+    /// Listens at this address.
+    pub async fn start_at(address: SocketAddr, manners: Manners) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (sender, links) = mpsc::unbounded_channel();
         let sessions = manners.sessions.clone();

@@ -10,6 +10,7 @@ use std::{
 
 use croft_local::{Engine, EngineOptions};
 use croft_proto::v1::{self, agent_message::Message as FromAgent};
+use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
@@ -61,6 +62,42 @@ impl Way {
     }
 }
 
+/// Puts an empty image that no engine knows into a repository; its reference by digest.
+async fn foreign_image(repository: &str) -> String {
+    use oci_client::{
+        Reference,
+        client::{Client, ClientConfig, ClientProtocol, Config, ImageLayer},
+        manifest::{IMAGE_CONFIG_MEDIA_TYPE, IMAGE_LAYER_MEDIA_TYPE},
+        secrets::RegistryAuth,
+    };
+    // The end of a tar, and nothing before it.
+    let layer = vec![0; 1024];
+    let config = serde_json::json!({
+        "os": "linux",
+        "architecture": "amd64",
+        "author": nonce(),
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", hex::encode(Sha256::digest(&layer)))]},
+    });
+    let config = Config::new(config.to_string(), IMAGE_CONFIG_MEDIA_TYPE.to_owned(), None);
+    let layer = ImageLayer::new(layer, IMAGE_LAYER_MEDIA_TYPE.to_owned(), None);
+    // Wanted even for plain HTTP; another test may have been first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::new(ClientConfig {
+        protocol: ClientProtocol::Http,
+        ..ClientConfig::default()
+    });
+    let reference: Reference = format!("{repository}:latest").parse().expect("a reference");
+    client
+        .push(&reference, &[layer], config, &RegistryAuth::Anonymous, None)
+        .await
+        .expect("a push");
+    let digest = client
+        .fetch_manifest_digest(&reference, &RegistryAuth::Anonymous)
+        .await
+        .expect("a manifest");
+    format!("{repository}@{digest}")
+}
+
 #[tokio::test]
 async fn a_stage_registry_that_fails_is_the_farms_fault_and_the_next_try_starts_clean() {
     let way = Way::to(bench().await.registry.address()).await;
@@ -88,18 +125,11 @@ async fn a_stage_registry_that_fails_is_the_farms_fault_and_the_next_try_starts_
         ))
         .await;
 
-    // A stage image, made while the way is open and used while it is shut.
+    // A stage image of another engine's, so that this one has nothing of it.
     let name = format!("{stages}/{}", nonce());
-    let file = llb.file("/nonce", &nonce());
-    let image = link
-        .run(offer(
-            &context,
-            vec![pushed("o", llb.definition(&file), &name)],
-        ))
-        .await
-        .digest("o");
+    let image = foreign_image(&name).await;
     way.shut();
-    let source = llb.image(&format!("{name}@{image}"));
+    let source = llb.image(&image);
     let pull = vec![held("o", llb.definition(&source))];
     let failed = link.run(offer(&context, pull.clone())).await;
     assert_eq!(
@@ -148,6 +178,10 @@ async fn an_engine_that_dies_takes_its_keepers_with_it_and_the_farm_hears_of_bot
     let base = llb.image("docker.io/library/busybox:latest");
     let run = llb.run(&base, &gate.wait());
     let context = build();
+    let file = llb.file("/nonce", &nonce());
+    link.run(offer(&context, vec![held("o", llb.definition(&file))]))
+        .await
+        .done();
     let attempt = offer(&context, vec![held("o", llb.definition(&run))]);
     let id = attempt.attempt.clone();
     link.offer(attempt).await;

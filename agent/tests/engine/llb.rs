@@ -75,6 +75,40 @@ impl Llb {
         self.add(&[], Kind::Source(source))
     }
 
+    /// A client's folder.
+    pub fn local(&mut self, name: &str) -> Node {
+        let source = pb::SourceOp {
+            identifier: format!("local://{name}"),
+            ..Default::default()
+        };
+        self.add(&[], Kind::Source(source))
+    }
+
+    /// What is in `from`, copied into `root`.
+    pub fn copy(&mut self, root: &Node, from: &Node) -> Node {
+        let copy = pb::FileActionCopy {
+            src: "/".into(),
+            dest: "/".into(),
+            mode: -1,
+            dir_copy_contents: true,
+            create_dest_path: true,
+            timestamp: -1,
+            ..Default::default()
+        };
+        let action = pb::FileAction {
+            input: 0,
+            secondary_input: 1,
+            output: 0,
+            action: Some(Action::Copy(copy)),
+        };
+        self.add(
+            &[root, from],
+            Kind::File(pb::FileOp {
+                actions: vec![action],
+            }),
+        )
+    }
+
     /// A file in an otherwise empty root.
     pub fn file(&mut self, path: &str, data: &str) -> Node {
         let file = pb::FileActionMkFile {
@@ -152,15 +186,16 @@ impl Llb {
             .iter()
             .filter(|op| needed.contains(&op.digest))
             .map(|op| op.bytes.clone());
-        let metadata = self
-            .metadata
-            .iter()
-            .filter(|(digest, _)| needed.contains(*digest));
+        // Every op has metadata, even if it says nothing: a definition without any counts as none for some.
+        let metadata = needed.iter().map(|digest| {
+            (
+                digest.clone(),
+                self.metadata.get(digest).cloned().unwrap_or_default(),
+            )
+        });
         pb::Definition {
             def: ops.chain([last.encode_to_vec()]).collect(),
-            metadata: metadata
-                .map(|(digest, metadata)| (digest.clone(), metadata.clone()))
-                .collect(),
+            metadata: metadata.collect(),
             source: None,
         }
         .encode_to_vec()

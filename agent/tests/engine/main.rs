@@ -4,8 +4,10 @@
 
 mod coordinator;
 mod faults;
+mod files;
 mod links;
 mod llb;
+mod program;
 mod questions;
 mod sessions;
 mod stages;

@@ -144,7 +144,7 @@ async fn what_is_held_can_be_exported_later_and_is_the_same() {
         ))
         .await;
     let export = v1::ExportHeld {
-        context: Some(context),
+        context: Some(context.clone()),
         output: Some(pushed("later", llb.definition(&run), &repository)),
     };
     let answers = link.ask(Request::Export(export)).await;
@@ -155,6 +155,31 @@ async fn what_is_held_can_be_exported_later_and_is_the_same() {
         exported.exporter_response["containerimage.digest"],
         first.digest("o")
     );
+}
+
+#[tokio::test]
+async fn what_is_not_held_is_not_made_again_to_be_exported() {
+    let (_farm, mut link) = Farm::start(Manners::default()).await;
+    let repository = repository().await;
+    let mut llb = Llb::default();
+    let (held_one, other) = (llb.file("/held", &nonce()), llb.file("/other", &nonce()));
+    let context = build();
+    link.run(offer(&context, vec![held("o", llb.definition(&held_one))]))
+        .await
+        .done();
+    for (context, node) in [(context, &other), (build(), &held_one)] {
+        let output = Some(pushed("later", llb.definition(node), &repository));
+        let answers = link
+            .ask(Request::Export(v1::ExportHeld {
+                context: Some(context),
+                output,
+            }))
+            .await;
+        let [Answer::Failure(failure)] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        assert_eq!(failure.kind(), v1::failure::Kind::Farm);
+    }
 }
 
 #[tokio::test]

@@ -51,7 +51,15 @@ async fn outputs_are_solved_and_pushed_and_come_back_with_their_digests() {
         held("kept", llb.definition(&run)),
     ];
     let end = link.run(offer(&context, outputs)).await;
-    assert_eq!(end.done().vertices_run, 3, "{end:?}");
+    // The base image may have been there already.
+    let v1::Done {
+        vertices_cached,
+        vertices_run,
+    } = end.done();
+    assert!(
+        vertices_run >= 2 && vertices_run + vertices_cached == 3,
+        "{end:?}"
+    );
     assert_eq!(end.outputs.len(), 3);
     for output in ["file", "run"] {
         let digest = end.digest(output);
