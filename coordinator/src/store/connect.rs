@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::Store;
 use super::error::is_away;
 
 /// The oldest PostgreSQL that the statements here were tried on.
 const OLDEST: u32 = 15;
+
+/// How long a connection may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the database is.
 #[derive(Clone)]
@@ -91,7 +95,10 @@ impl Store {
         let options = options.application_name("croft-coordinator");
         let place = place(&options);
         let refused = |error: sqlx::Error| {
-            let reason = one_line(&error);
+            let reason = match error {
+                sqlx::Error::PoolTimedOut => format!("no answer within {} s", PATIENCE.as_secs()),
+                ref error => one_line(error),
+            };
             let place = place.clone();
             if is_away(&error) {
                 ConnectError::Away { place, reason }
@@ -99,16 +106,14 @@ impl Store {
                 ConnectError::Refused { place, reason }
             }
         };
-        let pool = PgPoolOptions::new()
-            .max_connections(config.connections.max(2))
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_with(options)
-            .await
+        // One connection by itself first: a pool would only say that it waited in vain.
+        let first = tokio::time::timeout(PATIENCE, options.connect()).await;
+        let mut first = first
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
             .map_err(refused)?;
-
         // A question to the server, not to the schema: there is nothing for the compiler to check.
         let found: String = sqlx::query_scalar("SHOW server_version")
-            .fetch_one(&pool)
+            .fetch_one(&mut first)
             .await
             .map_err(refused)?;
         let major = found
@@ -119,13 +124,18 @@ impl Store {
             return Err(ConnectError::TooOld { place, found });
         }
         sqlx::migrate!("../migrations")
-            .run(&pool)
+            .run(&mut first)
             .await
             .map_err(|error| match error {
                 MigrateError::VersionMissing(version) => ConnectError::TooNew { version },
                 MigrateError::Execute(error) => refused(error),
                 other => ConnectError::Migration(one_line(&other)),
             })?;
+        first.close().await.map_err(refused)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(config.connections.max(2))
+            .acquire_timeout(PATIENCE)
+            .connect_lazy_with(options);
         Ok(Store { pool })
     }
 

@@ -1,0 +1,12 @@
+//! The store on a real PostgreSQL: each test has a database of its own, a copy of one that was migrated once.
+
+mod support;
+
+mod connecting;
+mod invalidation;
+mod leases;
+mod life;
+mod races;
+mod statements;
+mod transitions;
+mod views;
