@@ -258,13 +258,7 @@ impl<'a> Writer<'a> {
             identifier: format!("docker-image://{reference}"),
             attrs: BTreeMap::new(),
         };
-        let op = pb::Op {
-            inputs: Vec::new(),
-            op: Some(pb::op::Op::Source(source)),
-            platform: Some(platform.to_pb()),
-            constraints: Some(pb::WorkerConstraints::default()),
-        };
-        let bytes = op.encode_to_vec();
+        let bytes = encoded_as_go_does(source, platform);
         let digest = OpDigest::of(&bytes);
         let cut = &self.plan.edges[edge.index()];
         let metadata = pb::OpMetadata {
@@ -369,4 +363,21 @@ impl<'a> Writer<'a> {
         bound.root = Some((digest, index));
         bound
     }
+}
+
+/// Go's protobuf writes the members of a oneof after all other fields. An engine encodes each op anew to compute its digest, so that
+/// another order would have it report digests that nobody knows.
+fn encoded_as_go_does(source: pb::SourceOp, platform: &Platform) -> Vec<u8> {
+    let plain = pb::Op {
+        platform: Some(platform.to_pb()),
+        constraints: Some(pb::WorkerConstraints::default()),
+        ..pb::Op::default()
+    };
+    let mut bytes = plain.encode_to_vec();
+    let oneof = pb::Op {
+        op: Some(pb::op::Op::Source(source)),
+        ..pb::Op::default()
+    };
+    bytes.extend(oneof.encode_to_vec());
+    bytes
 }

@@ -38,14 +38,20 @@ pub fn made(inputs: &[(&Made, i64)], runs_on: Option<&str>, op: pb::op::Op) -> M
         digest: made.digest().as_str().to_owned(),
         index: *index,
     };
-    let op = pb::Op {
+    let plain = pb::Op {
         inputs: inputs.iter().map(input).collect(),
-        op: Some(op),
+        op: None,
         platform: runs_on.map(|text| platform(text).to_pb()),
         constraints: Some(pb::WorkerConstraints::default()),
     };
+    // Go writes the members of a oneof last.
+    let oneof = pb::Op {
+        op: Some(op),
+        ..pb::Op::default()
+    };
+    let bytes = [plain.encode_to_vec(), oneof.encode_to_vec()].concat();
     Made {
-        bytes: op.encode_to_vec(),
+        bytes,
         metadata: pb::OpMetadata::default(),
     }
 }
