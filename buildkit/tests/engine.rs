@@ -50,7 +50,11 @@ async fn an_engine_says_what_it_is_and_can_do() {
     );
     assert_eq!(info.image_store, ImageStore::Containerd);
     info.require_image_exporter().unwrap();
-    assert!(!info.version.is_empty());
+    assert!(
+        !info.version.is_empty() && !info.version.contains("unknown"),
+        "{}",
+        info.version
+    );
     let native = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -251,4 +255,20 @@ async fn an_engine_that_dies_ends_its_builds_and_sessions_and_is_to_blame() {
     assert_eq!(errors::fault(&status), Fault::Engine, "{status:?}");
     session.closed().await;
     assert!(engine.healthy(Duration::from_secs(10)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_docker_engine_addressed_as_buildkitd_is_explained() {
+    // Any server that speaks no HTTP/2 will do.
+    let registry = Workbench::shared().unwrap().registry.address();
+    let error = connect(&format!("tcp://{registry}"))
+        .await
+        .info()
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("does not speak BuildKit") && error.contains("docker+unix://"),
+        "{error}"
+    );
 }

@@ -33,6 +33,7 @@ use support::{Daemon, connect, spec};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{mpsc, oneshot},
+    task::JoinHandle,
 };
 use tonic::{Code, Request, Status, Streaming};
 
@@ -260,15 +261,16 @@ async fn a_stalled_reader_of_a_request_stops_its_sender_and_nobody_else() {
     uploading.abort();
 }
 
-#[tokio::test]
-async fn giving_up_an_answer_cancels_the_call_at_the_client() {
+/// A session in which a call hangs, the caller, and what resolves when the client's handler has been dropped.
+async fn hanging_call(
+    daemon: &mut Daemon,
+) -> (EngineSession, JoinHandle<()>, oneshot::Receiver<()>) {
     struct Dropped(Option<oneshot::Sender<()>>);
     impl Drop for Dropped {
         fn drop(&mut self) {
             let _ = self.0.take().unwrap().send(());
         }
     }
-    let mut daemon = Daemon::start().await;
     let (started, mut starts) = mpsc::unbounded_channel();
     let hang = move |_: SessionRequest| -> SessionReply {
         let (sender, dropped) = oneshot::channel();
@@ -280,11 +282,34 @@ async fn giving_up_an_answer_cancels_the_call_at_the_client() {
         }
         .boxed()
     };
-    let (_ours, session) = daemon.session(hang).await;
-    let caller = tokio::spawn(async move { session.call(call(PATH)).await });
-    let dropped = starts.recv().await.unwrap();
+    let (ours, session) = daemon.session(hang).await;
+    let caller = tokio::spawn(async move { drop(session.call(call(PATH)).await) });
+    (ours, caller, starts.recv().await.unwrap())
+}
+
+#[tokio::test]
+async fn giving_up_an_answer_cancels_the_call_at_the_client() {
+    let mut daemon = Daemon::start().await;
+    let (_ours, caller, dropped) = hanging_call(&mut daemon).await;
     caller.abort();
     dropped.await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_end_at_the_client_when_the_daemon_dies() {
+    let mut daemon = Daemon::start().await;
+    let (_ours, _caller, dropped) = hanging_call(&mut daemon).await;
+    drop(daemon);
+    dropped.await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_end_at_the_client_when_it_drops_the_session() {
+    let mut daemon = Daemon::start().await;
+    let (ours, caller, dropped) = hanging_call(&mut daemon).await;
+    drop(ours);
+    dropped.await.unwrap();
+    caller.await.unwrap();
 }
 
 #[tokio::test]

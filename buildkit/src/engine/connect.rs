@@ -11,11 +11,12 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{
-    Request, StatusCode, Uri,
+    Request, Response, StatusCode, Uri,
     header::{CONNECTION, HOST, UPGRADE},
+    request::Builder,
 };
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use tokio::net::UnixStream;
 use tower::{Service, ServiceExt};
@@ -24,8 +25,8 @@ use super::Address;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// How much of a refusal's text is read.
-const REFUSAL_LIMIT: usize = 4 << 10;
+/// How much of an answer's text is read, in bytes.
+const ANSWER_LIMIT: usize = 64 << 10;
 
 /// A connection to an engine.
 pub(super) trait Io: hyper::rt::Read + hyper::rt::Write + Send + Unpin {}
@@ -89,31 +90,43 @@ async fn dial(address: &Address) -> Result<Box<dyn Io>, BoxError> {
 }
 
 /// Docker Engine hands its connection over to BuildKit after `POST /grpc` with an upgrade to `h2c`.
-async fn upgrade(path: &Path) -> Result<hyper::upgrade::Upgraded, BoxError> {
-    let stream = UnixStream::connect(path).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection.with_upgrades());
+async fn upgrade(path: &Path) -> Result<Upgraded, BoxError> {
     let request = Request::post("/grpc")
-        .header(HOST, "docker")
         .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "h2c")
-        .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
+        .header(UPGRADE, "h2c");
+    let response = ask_docker(path, request).await?;
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(hyper::upgrade::on(response).await?);
     }
-    let text = Limited::new(response.into_body(), REFUSAL_LIMIT)
+    let text = read_text(response).await.unwrap_or_default();
+    let text = text.trim();
+    Err(format!("it refused the upgrade to BuildKit's API with HTTP {status} {text}").into())
+}
+
+/// Docker Engine's own version, which BuildKit's API does not tell.
+pub(super) async fn docker_version(path: &Path) -> Result<String, BoxError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Answer {
+        version: String,
+    }
+    let response = ask_docker(path, Request::get("/version")).await?;
+    Ok(serde_json::from_str::<Answer>(&read_text(response).await?)?.version)
+}
+
+/// Makes a request of Docker Engine's own API, over a connection of its own.
+async fn ask_docker(path: &Path, request: Builder) -> Result<Response<Incoming>, BoxError> {
+    let stream = UnixStream::connect(path).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection.with_upgrades());
+    let request = request.header(HOST, "docker").body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(request).await?)
+}
+
+async fn read_text(response: Response<Incoming>) -> Result<String, BoxError> {
+    let body = Limited::new(response.into_body(), ANSWER_LIMIT)
         .collect()
-        .await
-        .map(|body| body.to_bytes());
-    let text = text
-        .as_deref()
-        .map(String::from_utf8_lossy)
-        .unwrap_or_default();
-    Err(format!(
-        "it refused the upgrade to BuildKit's API with HTTP {status} {}",
-        text.trim()
-    )
-    .into())
+        .await?;
+    Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }

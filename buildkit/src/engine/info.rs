@@ -1,8 +1,10 @@
 //! Finding out what an engine is and can do. What that is worth to the farm is decided elsewhere.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, error::Error as _};
 
-use super::{Address, Engine, EngineError};
+use tonic::Status;
+
+use super::{Address, Engine, EngineError, connect};
 use crate::{
     api::{
         apicaps::ApiCap,
@@ -44,7 +46,7 @@ pub struct EngineInfo {
     pub address: Address,
     /// The program.
     pub kind: EngineKind,
-    /// BuildKit's version as the engine words it; empty if it doesn't.
+    /// The program's version as it words it itself; empty if it doesn't.
     pub version: String,
     /// What it can run. The first is native, and what a frontend takes as BUILDPLATFORM. Never empty.
     pub platforms: Vec<pb::Platform>,
@@ -69,24 +71,20 @@ impl EngineInfo {
 }
 
 pub(super) async fn read(engine: &Engine) -> Result<EngineInfo, EngineError> {
-    let mut control = engine.control();
-    let workers = control
+    let workers = engine
+        .control()
         .list_workers(ListWorkersRequest::default())
-        .await
-        .map_err(|s| engine.refused("ListWorkers", s))?;
+        .await;
     let worker = workers
+        .map_err(|s| not_buildkit(engine, s))?
         .into_inner()
         .record
         .into_iter()
         .next()
         .filter(|w| !w.platforms.is_empty())
         .ok_or_else(|| EngineError::NoWorker(engine.address().clone()))?;
-    let version = match control.info(InfoRequest {}).await {
-        Ok(info) => info
-            .into_inner()
-            .buildkit_version
-            .map(|v| v.version)
-            .unwrap_or_default(),
+    let version = match version(engine).await {
+        Ok(version) => version,
         Err(status) if errors::is_engine_fault(&status) => {
             return Err(engine.refused("Info", status));
         }
@@ -111,6 +109,29 @@ pub(super) async fn read(engine: &Engine) -> Result<EngineInfo, EngineError> {
         .await
         .map_err(|s| engine.refused("the end of a gateway build", s))?;
     Ok(info)
+}
+
+/// What listens there answered its first call with `status`.
+fn not_buildkit(engine: &Engine, status: Status) -> EngineError {
+    if status.source().is_some() {
+        EngineError::NotBuildkit {
+            address: engine.address().clone(),
+            status,
+        }
+    } else {
+        engine.refused("ListWorkers", status)
+    }
+}
+
+/// Docker Engine's version where it can be asked, else BuildKit's.
+async fn version(engine: &Engine) -> Result<String, Status> {
+    if let Address::DockerUnix(path) = engine.address()
+        && let Ok(version) = connect::docker_version(path).await
+    {
+        return Ok(version);
+    }
+    let info = engine.control().info(InfoRequest {}).await?.into_inner();
+    Ok(info.buildkit_version.map(|v| v.version).unwrap_or_default())
 }
 
 fn enabled(caps: &[ApiCap]) -> BTreeSet<String> {

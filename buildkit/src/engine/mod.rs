@@ -63,6 +63,17 @@ pub enum EngineError {
         /// What went wrong.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// Something else listens there.
+    #[error(
+        "what listens at {address} does not speak BuildKit's API ({}); a Docker Engine's address begins with docker+unix://",
+        status.message()
+    )]
+    NotBuildkit {
+        /// Where.
+        address: Address,
+        /// What went wrong.
+        status: Status,
+    },
     /// It took too long to answer.
     #[error("the engine at {address} did not answer within {} ms", timeout.as_millis())]
     Hangs {
