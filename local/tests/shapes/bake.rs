@@ -3,6 +3,8 @@
 use crate::support::{Buildx, Context, Repository, engine::runs, farm, machine};
 
 const TWO: [&str; 2] = ["linux/amd64", "linux/arm64"];
+/// With one agent each: the linked targets are two builds, and the second may spill where there is another agent.
+const SINGLE: [&str; 2] = ["linux/arm64", "linux/s390x"];
 
 #[test]
 fn independent_targets_are_built_and_published_each_for_itself() {
@@ -54,11 +56,11 @@ fn a_target_can_stand_on_another_one() {
         r#"
 target "base" {{
   dockerfile = "base.Dockerfile"
-  platforms  = {TWO:?}
+  platforms  = {SINGLE:?}
 }}
 target "app" {{
   contexts  = {{ foundation = "target:base" }}
-  platforms = {TWO:?}
+  platforms = {SINGLE:?}
   tags      = [{:?}]
 }}
 "#,
@@ -84,8 +86,8 @@ target "app" {{
         built.metadata()["app"]["containerimage.digest"],
         published.digest
     );
-    assert_eq!(published.platforms(), TWO);
-    for platform in TWO {
+    assert_eq!(published.platforms(), SINGLE);
+    for platform in SINGLE {
         let image = published.image(platform);
         assert_eq!(image.platform(), platform);
         assert_eq!(image.file("/seen"), image.file("/random"));
