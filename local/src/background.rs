@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     error::{Doing, Error, Result},
-    farm::write_secret,
+    home::write_secret,
 };
 
 const POLL: Duration = Duration::from_millis(50);

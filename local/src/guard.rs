@@ -122,7 +122,7 @@ impl Part {
     ) -> Result<T> {
         let started = Instant::now();
         loop {
-            // The exit is looked at first, so that a stranger on the same port is never taken for this part.
+            // Its end comes first: then whoever answers is not this part.
             if let Some(status) = self
                 .guard
                 .try_wait()

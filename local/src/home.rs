@@ -4,8 +4,8 @@
 
 use std::{
     fs,
-    io::Read as _,
-    os::unix::fs::{DirBuilderExt, PermissionsExt, symlink},
+    io::{Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -116,8 +116,20 @@ pub(crate) fn random_hex(bytes: usize) -> Result<String> {
     Ok(hex::encode(random))
 }
 
+/// Writes what only we may read.
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
+    let file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .doing("write", path)
+}
+
 /// Whether every user may pass through `folder` and all folders above it.
-fn enterable(folder: &Path) -> Result<bool> {
+pub(crate) fn enterable(folder: &Path) -> Result<bool> {
     fs::create_dir_all(folder).doing("make", folder)?;
     let folder = folder.canonicalize().doing("find", folder)?;
     for step in folder.ancestors() {

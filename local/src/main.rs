@@ -157,7 +157,7 @@ fn act(action: Action) -> Result<()> {
                     })
                 }
             };
-            own(start, Until::Input, |_| Ok(()))
+            own(start, Until::Input, print)
         }
         Action::Fetch => Ok(fetch_all()?),
         Action::Demo { sample } => {
@@ -227,9 +227,21 @@ fn run(folder: Option<PathBuf>, until: Until) -> Result<()> {
             _owned: Box::new(farm),
         })
     };
-    own(start, until, |env| {
-        hold.as_ref().map_or(Ok(()), |hold| hold.ready(env))
+    own(start, until, |env| match &hold {
+        // What the runner of a farm in the background prints is its log, where passwords have no place.
+        Some(hold) => Ok(hold.ready(env)?),
+        None => print(env),
     })
+}
+
+fn print(env: &[(String, String)]) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(export_lines(env).as_bytes())?;
+    out.write_all(
+        b"# ready
+",
+    )?;
+    Ok(out.flush()?)
 }
 
 /// What runs, until this is dropped.
@@ -252,7 +264,7 @@ enum Event {
 fn own(
     start: impl FnOnce() -> croft_local::Result<Running> + Send + 'static,
     until: Until,
-    ready: impl Fn(&[(String, String)]) -> croft_local::Result<()>,
+    ready: impl Fn(&[(String, String)]) -> Result<()>,
 ) -> Result<()> {
     let (tell, told) = mpsc::channel();
     let mut signals =
@@ -282,10 +294,6 @@ fn own(
             Event::Started(outcome) => {
                 let started = outcome?;
                 ready(&started.env)?;
-                let mut out = std::io::stdout();
-                out.write_all(export_lines(&started.env).as_bytes())?;
-                out.write_all(b"# ready\n")?;
-                out.flush()?;
                 running = Some(started);
             }
             Event::End => break,

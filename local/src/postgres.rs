@@ -17,7 +17,7 @@ use nix::unistd::User;
 use crate::{
     error::{Doing, Error, Result},
     guard::{Launch, Part, Stop},
-    home::{Home, Place, random_hex},
+    home::{Home, Place, enterable, random_hex},
     parts::{self, Program},
     ports::Ports,
 };
@@ -85,10 +85,10 @@ impl Postgres {
         account.own(&inner, 0o700)?;
         account.own(&secret, 0o600)?;
 
-        let mut command = account.command();
+        let (seen, mut command) = account.way_to(&program, home.path())?;
         command
             .args(["sh", "-c", include_str!("postgres.sh"), "postgres"])
-            .arg(program.path().parent().unwrap_or(Path::new("/")))
+            .arg(seen.path().parent().unwrap_or(Path::new("/")))
             .arg(&inner)
             .args([
                 SUPERUSER,
@@ -107,8 +107,7 @@ impl Postgres {
                 Durability::Full => &[],
             })
             .envs(
-                program
-                    .command()
+                seen.command()
                     .get_envs()
                     .filter_map(|(key, value)| Some((key, value?))),
             );
@@ -186,6 +185,24 @@ impl Postgres {
         Ok(self.url(name))
     }
 
+    /// What `psql` prints for a statement, as the server's superuser: rows as lines, values apart by `|`.
+    pub fn ask(&self, database: &str, statement: &str) -> Result<String> {
+        let mut psql = psql(&self.program, self.address, &self.password);
+        // Of two databases the last counts.
+        psql.args(["-d", database, "--tuples-only", "--no-align"])
+            .args(["-c", statement]);
+        Ok(String::from_utf8_lossy(&parts::run(&mut psql)?).into_owned())
+    }
+
+    /// Runs one statement in a database of this server, by its URL; gives the rows as lines, columns parted by `|`.
+    pub fn query(&self, url: &str, statement: &str) -> Result<String> {
+        let database = url.rsplit_once('/').map_or(url, |(_, name)| name);
+        let mut command = psql(&self.program, self.address, &self.password);
+        command.env("PGDATABASE", database);
+        let rows = parts::run(command.args(["--tuples-only", "--no-align", "-c", statement]))?;
+        Ok(String::from_utf8_lossy(&rows).trim_end().to_owned())
+    }
+
     /// The server's log.
     pub fn log(&self) -> PathBuf {
         self.part.log()
@@ -197,14 +214,13 @@ fn psql(program: &Program, address: SocketAddr, password: &str) -> Command {
     command
         .env("PGPASSWORD", password)
         .env("PGCONNECT_TIMEOUT", "5")
+        .env("PGDATABASE", "postgres")
         .args([
             "--no-psqlrc",
             "--quiet",
             "--no-password",
             "-v",
             "ON_ERROR_STOP=1",
-            "-d",
-            "postgres",
             "-U",
             SUPERUSER,
         ])
@@ -251,14 +267,36 @@ impl Account {
         }
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new("setpriv");
+    /// The start of a command that runs as this user, and the program as that user sees it.
+    ///
+    /// A fetched program may be in a home folder that others cannot enter: then it is mounted where they can, in a mount namespace that
+    /// goes with the server.
+    fn way_to(&self, program: &Program, home: &Path) -> Result<(Program, Command)> {
+        const MOUNTED: &str = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+        let hidden = match (self, program.root()) {
+            (Account::Other(_), Some(root)) if !enterable(root)? => Some(root),
+            _ => None,
+        };
+        let (seen, mut command) = match hidden {
+            Some(root) => {
+                let open = home.join("programs");
+                std::fs::create_dir(&open).doing("make", &open)?;
+                let mut command = Command::new("unshare");
+                command
+                    .args(["--mount", "sh", "-c", MOUNTED, "postgres"])
+                    .arg(root)
+                    .arg(&open)
+                    .arg("setpriv");
+                (program.through(&open), command)
+            }
+            None => (program.clone(), Command::new("setpriv")),
+        };
         // A change of user clears the signal that the guard had set.
         command.args(["--pdeathsig", "KILL"]);
         if let Account::Other(user) = self {
             let (uid, gid) = (user.uid.to_string(), user.gid.to_string());
             command.args(["--reuid", &uid, "--regid", &gid, "--clear-groups"]);
         }
-        command
+        Ok((seen, command))
     }
 }

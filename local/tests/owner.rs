@@ -89,7 +89,9 @@ fn a_database_whose_owner_is_killed_leaves_no_process_and_no_folder() {
     owner.process.kill().unwrap();
     owner.process.wait().unwrap();
     until("the folder is gone", || !home.exists());
-    assert!(processes_with(home.to_str().unwrap()).is_empty());
+    until("no process is left", || {
+        processes_with(home.to_str().unwrap()).is_empty()
+    });
     assert!(std::net::TcpStream::connect(("127.0.0.1", port.parse().unwrap())).is_err());
 }
 

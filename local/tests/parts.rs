@@ -2,11 +2,15 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
+    thread,
 };
 
-use croft_local::{Access, Engine, EngineOptions, Postgres, Registry, RegistryOptions};
+use croft_local::{
+    Access, Engine, EngineOptions, Place, Ports, Postgres, PostgresOptions, Registry,
+    RegistryOptions,
+};
 
 #[test]
 fn each_test_gets_a_database_of_its_own_and_the_server_goes_with_its_owner() {
@@ -15,25 +19,25 @@ fn each_test_gets_a_database_of_its_own_and_the_server_goes_with_its_owner() {
         postgres.create_database().unwrap(),
         postgres.create_database().unwrap(),
     );
-    query(&one, "CREATE TABLE only_here (x int)").unwrap();
+    postgres
+        .query(&one, "CREATE TABLE only_here (x int)")
+        .unwrap();
+    let elsewhere = postgres.query(&two, "SELECT * FROM only_here").unwrap_err();
     assert!(
-        query(&two, "SELECT * FROM only_here")
-            .unwrap_err()
-            .contains("does not exist")
+        elsewhere.to_string().contains("does not exist"),
+        "{elsewhere}"
     );
 
     let template = postgres
         .create_database_named("migrated", "template0")
         .unwrap();
-    query(&template, "CREATE TABLE migrated_table (x int)").unwrap();
+    postgres
+        .query(&template, "CREATE TABLE inherited AS SELECT 7 AS x")
+        .unwrap();
     let copy = postgres.create_database_from("migrated").unwrap();
-    query(&copy, "SELECT * FROM migrated_table").unwrap();
-
-    let stranger = copy.replacen(':', ":x", 2).replacen(":x", ":", 1);
-    assert!(
-        query(&stranger, "SELECT 1")
-            .unwrap_err()
-            .contains("password authentication failed")
+    assert_eq!(
+        postgres.query(&copy, "SELECT x FROM inherited").unwrap(),
+        "7"
     );
 
     let (address, home) = (
@@ -68,6 +72,53 @@ fn a_private_registry_wants_its_password_and_an_open_one_none() {
 }
 
 #[test]
+fn a_database_asks_for_its_password() {
+    let (one, other) = (Postgres::start().unwrap(), Postgres::start().unwrap());
+    let login = |url: &str| url.split('@').next().unwrap().to_owned();
+    let (own, foreign) = (login(&one.url("postgres")), login(&other.url("postgres")));
+    let connect = |login: &str| startup(one.address(), login.rsplit_once(':').unwrap().1);
+    assert!(connect(&own).is_ok());
+    assert!(
+        connect(&foreign)
+            .unwrap_err()
+            .contains("password authentication failed")
+    );
+}
+
+#[test]
+fn a_part_that_cannot_start_shows_its_log() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ports = Ports::At(taken.local_addr().unwrap());
+    thread::spawn(move || taken.incoming().for_each(drop));
+    let error = Registry::start(RegistryOptions {
+        ports,
+        ..RegistryOptions::default()
+    })
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("address already in use"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_database_below_a_folder_that_is_closed_to_others_still_starts() {
+    let closed = tempfile::tempdir().unwrap();
+    let place = Place::Within(closed.path().join("farm"));
+    let options = PostgresOptions {
+        place,
+        ..PostgresOptions::default()
+    };
+    let postgres = Postgres::start_with(options).unwrap();
+    assert_eq!(
+        postgres
+            .query(&postgres.url("postgres"), "SELECT 1")
+            .unwrap(),
+        "1"
+    );
+}
+
+#[test]
 fn an_engine_starts_and_leaves_no_bridge_cgroup_or_mount() {
     let engine = Engine::start(EngineOptions::default()).unwrap();
     let home = engine.home().to_owned();
@@ -96,14 +147,23 @@ fn an_engine_starts_and_leaves_no_bridge_cgroup_or_mount() {
     );
 }
 
-fn query(url: &str, statement: &str) -> Result<String, String> {
-    let output = Command::new("psql")
-        .args(["-X", url, "-c", statement])
-        .output()
-        .unwrap();
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+/// Logs in with psql, as any client on this machine could.
+fn startup(address: SocketAddr, password: &str) -> Result<(), String> {
+    let mut command = Command::new("psql");
+    command.env("PGPASSWORD", password).args([
+        "-X", "-w", "-U", "croft", "-d", "postgres", "-c", "SELECT 1",
+    ]);
+    command.args([
+        "-h",
+        &address.ip().to_string(),
+        "-p",
+        &address.port().to_string(),
+    ]);
+    let output = command.output().unwrap();
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
 

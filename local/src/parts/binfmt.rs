@@ -109,11 +109,10 @@ fn register(name: &str) -> Result<()> {
 /// The root below which an emulator and its line are: the system's, or what is fetched.
 fn emulators(name: &str) -> Result<PathBuf> {
     let system = Path::new("/");
-    if std::env::var_os("CROFT_FETCH_ALL").is_none()
-        && system
-            .join(LINES)
-            .join(format!("qemu-{name}.conf"))
-            .is_file()
+    if system
+        .join(LINES)
+        .join(format!("qemu-{name}.conf"))
+        .is_file()
     {
         return Ok(system.to_owned());
     }

@@ -26,6 +26,8 @@ const ENGINE_SUITE: Suite = Suite::Named("forky");
 pub struct Program {
     path: PathBuf,
     libraries: Vec<PathBuf>,
+    /// Where its package was unpacked, if it was fetched.
+    root: Option<PathBuf>,
 }
 
 impl Program {
@@ -33,6 +35,7 @@ impl Program {
         Self {
             path,
             libraries: Vec::new(),
+            root: None,
         }
     }
 
@@ -45,7 +48,25 @@ impl Program {
     pub(crate) fn sibling(&self, name: &str) -> Program {
         Program {
             path: self.path.with_file_name(name),
-            libraries: self.libraries.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Where its package was unpacked, if it was fetched.
+    pub(crate) fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
+    /// The same program, seen through another way to its package's root.
+    pub(crate) fn through(&self, root: &Path) -> Program {
+        let moved = |path: &PathBuf| match self.root().and_then(|old| path.strip_prefix(old).ok()) {
+            Some(inner) => root.join(inner),
+            None => path.clone(),
+        };
+        Program {
+            path: moved(&self.path),
+            libraries: self.libraries.iter().map(moved).collect(),
+            root: Some(root.to_owned()),
         }
     }
 
@@ -79,9 +100,6 @@ fn join_paths<'a>(paths: impl Iterator<Item = &'a OsStr>) -> OsString {
 
 /// A program on this machine, by its name.
 pub(crate) fn find(name: &str) -> Option<Program> {
-    if std::env::var_os("CROFT_FETCH_ALL").is_some() {
-        return None;
-    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(SYSTEM_PATHS.iter().map(PathBuf::from));
     folders
@@ -109,6 +127,7 @@ impl Fetched {
         Program {
             path: self.root.join(file),
             libraries: self.libraries.clone(),
+            root: Some(self.root.clone()),
         }
     }
 }
@@ -228,10 +247,9 @@ pub(crate) fn postgres() -> Result<Program> {
             return Ok(Program::found(path));
         }
     }
-    if std::env::var_os("CROFT_FETCH_ALL").is_none()
-        && let Some(path) = versions(Path::new("/usr/lib/postgresql"))
-            .into_iter()
-            .find_map(whole)
+    if let Some(path) = versions(Path::new("/usr/lib/postgresql"))
+        .into_iter()
+        .find_map(whole)
     {
         return Ok(Program::found(path));
     }
@@ -243,6 +261,7 @@ pub(crate) fn postgres() -> Result<Program> {
     Ok(Program {
         path: folder.join("postgres"),
         libraries: fetched.libraries,
+        root: Some(fetched.root),
     })
 }
 

@@ -1,41 +1,29 @@
 //! A whole farm: database, registries, engines, coordinator and agents, started together and ended together.
 
+mod members;
+
 use std::{
     fmt, fs,
-    net::{SocketAddr, TcpStream},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    process::Command,
+    net::SocketAddr,
+    path::PathBuf,
     sync::OnceLock,
     thread::{Scope, ScopedJoinHandle},
-    time::Duration,
 };
 
-use serde::Deserialize;
+pub use members::FarmAgent;
+use members::{AGENT_WITHIN, Coordinator, FarmEngine, agent, connected, coordinator};
 
 use crate::{
     base::{BASE_REPOSITORY, BaseImage},
     engine::{Engine, EngineOptions},
     error::{Doing, Error, Result},
-    guard::{Launch, Part, Stop},
-    home::{Home, Place, temporary},
-    http,
-    options::{AgentName, Architecture, Binaries, EngineAddress, FarmOptions},
+    home::{Place, temporary},
+    options::{AgentName, Binaries, FarmOptions},
     parts,
     ports::Ports,
     postgres::{Postgres, PostgresOptions},
-    registry::{Access, Credentials, Registry, RegistryOptions},
+    registry::{Access, Registry, RegistryOptions},
 };
-
-const COORDINATOR_WITHIN: Duration = Duration::from_secs(60);
-const AGENT_WITHIN: Duration = Duration::from_secs(60);
-/// Both wind up what they can within this and are then killed.
-const STOP: Stop = Stop {
-    signal: "TERM",
-    grace: 5,
-};
-/// The repositories of stage images are below this.
-const STAGE_PREFIX: &str = "croft";
 
 /// A running farm; ends when this is dropped or this process ends in whatever way.
 #[derive(Debug)]
@@ -51,43 +39,6 @@ pub struct Farm {
     binaries: Binaries,
     buildx: PathBuf,
     _folder: Folder,
-}
-
-/// An agent and its engine.
-#[derive(Debug)]
-pub struct FarmAgent {
-    /// Its name, by which the coordinator shows it.
-    pub name: AgentName,
-    part: Part,
-    engine: FarmEngine,
-}
-
-impl FarmAgent {
-    /// Where its engine is.
-    pub fn engine(&self) -> &str {
-        match &self.engine {
-            FarmEngine::Own(engine) => engine.address(),
-            FarmEngine::Given(address) => address.as_str(),
-        }
-    }
-
-    /// The agent's log.
-    pub fn log(&self) -> PathBuf {
-        self.part.log()
-    }
-}
-
-#[derive(Debug)]
-enum FarmEngine {
-    Own(Engine),
-    Given(EngineAddress),
-}
-
-#[derive(Debug)]
-struct Coordinator {
-    part: Part,
-    client: SocketAddr,
-    agents: SocketAddr,
 }
 
 /// The ports that people type, drawn in this order so that CROFT_PORT_BASE makes them predictable.
@@ -163,12 +114,7 @@ impl Farm {
         })?;
 
         let database_url = postgres.create_database_named("croft", "template0")?;
-        let mut coordinator = coordinator(&options, &place, &addresses, &database_url, &stage)?;
-        coordinator.part.wait_ready(COORDINATOR_WITHIN, || {
-            http::speaks_http2(TcpStream::connect(coordinator.client))
-                .and_then(|()| http::speaks_http2(TcpStream::connect(coordinator.agents)))
-                .map_err(|error| error.to_string())
-        })?;
+        let coordinator = coordinator(&options, &place, &addresses, &database_url, &stage)?;
         let started = options
             .agents
             .iter()
@@ -393,145 +339,6 @@ fn engines<'scope, 'env>(
         })
     };
     options.agents.iter().map(start).collect()
-}
-
-fn coordinator(
-    options: &FarmOptions,
-    place: &Place,
-    addresses: &Addresses,
-    database_url: &str,
-    stage: &Registry,
-) -> Result<Coordinator> {
-    let home = Home::make(place, "coordinator")?;
-    let mut command = Command::new(options.binaries.coordinator());
-    command
-        .args([
-            "--client-addr",
-            &addresses.client.to_string(),
-            "--agent-addr",
-            &addresses.agents.to_string(),
-        ])
-        .args([
-            "--stage-registry",
-            &format!("{}/{STAGE_PREFIX}", stage.address()),
-            "--stage-registry-insecure",
-        ])
-        .args(&options.coordinator_flags)
-        // Neither password is on a command line, which others can read.
-        .env("CROFT_DATABASE_URL", database_url)
-        .env("NO_COLOR", "1");
-    if let Some(Credentials { user, password }) = stage.credentials() {
-        let secret = home.path().join("stage-password");
-        write_secret(&secret, password)?;
-        command
-            .args(["--stage-registry-user", user])
-            .arg("--stage-registry-password-file")
-            .arg(&secret);
-    }
-    let part = Launch {
-        name: "the coordinator",
-        home,
-        stop: STOP,
-        hooks: None,
-        command,
-    }
-    .start()?;
-    Ok(Coordinator {
-        part,
-        client: addresses.client,
-        agents: addresses.agents,
-    })
-}
-
-fn agent(
-    options: &FarmOptions,
-    place: &Place,
-    addresses: &Addresses,
-    name: AgentName,
-    engine: FarmEngine,
-) -> Result<FarmAgent> {
-    let text = name.to_string();
-    let home = Home::make(place, &format!("agent-{text}"))?;
-    let state = home.path().join("state");
-    fs::create_dir(&state).doing("make", &state)?;
-    let mut command = Command::new(options.binaries.agent());
-    command.args([
-        "--coordinator",
-        &format!("http://{}", addresses.agents),
-        "--name",
-        &text,
-    ]);
-    match &engine {
-        FarmEngine::Own(engine) => {
-            command
-                .args(["--engine", engine.address()])
-                .arg("--engine-root")
-                .arg(engine.home());
-        }
-        FarmEngine::Given(address) => {
-            command.args(["--engine", address.as_str()]);
-        }
-    }
-    command
-        .arg("--state-dir")
-        .arg(&state)
-        .args(&options.agent_flags)
-        .env("NO_COLOR", "1");
-    if Architecture::native() != Some(name.architecture) {
-        command.args(["--platform", &format!("linux/{}", name.architecture)]);
-    }
-    let part = Launch {
-        name: &format!("the agent {text}"),
-        home,
-        stop: STOP,
-        hooks: None,
-        command,
-    }
-    .start()?;
-    Ok(FarmAgent { name, part, engine })
-}
-
-/// Asks the coordinator, as a user would, whether it has the agent.
-fn connected(
-    binaries: &Binaries,
-    client: SocketAddr,
-    name: AgentName,
-) -> std::result::Result<(), String> {
-    #[derive(Deserialize)]
-    struct Listed {
-        name: String,
-        state: String,
-    }
-    let mut command = Command::new(binaries.croft());
-    command.args([
-        "agents",
-        "ls",
-        "--format",
-        "json",
-        "--addr",
-        &client.to_string(),
-    ]);
-    let printed = parts::run(&mut command).map_err(|error| error.to_string())?;
-    let agents: Vec<Listed> =
-        serde_json::from_slice(&printed).map_err(|error| format!("croft agents ls: {error}"))?;
-    match agents.iter().find(|agent| agent.name == name.to_string()) {
-        Some(agent) if agent.state == "connected" => Ok(()),
-        Some(agent) => Err(format!("the coordinator says it is {}", agent.state)),
-        None => Err("the coordinator does not know it".to_owned()),
-    }
-}
-
-/// Writes what only we may read.
-pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write as _;
-    let file = fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes()))
-        .doing("write", path)
 }
 
 impl fmt::Display for Farm {
