@@ -91,17 +91,6 @@ async fn a_refusing_coordinator_is_one_line_that_says_why() {
 }
 
 #[tokio::test]
-async fn an_engine_without_the_containerd_store_is_told_what_to_switch_on() {
-    let error = croft_buildkit::engine::EngineError::NoContainerdStore(
-        "docker+unix:///d".parse().expect("good"),
-    );
-    assert!(
-        error.to_string().contains("containerd-snapshotter"),
-        "{error}"
-    );
-}
-
-#[tokio::test]
 async fn a_coordinator_that_is_not_there_yet_is_waited_for_and_a_signal_ends_the_program_in_good_order()
  {
     // The port is taken, so that nobody else gets it, but nobody answers there until later.

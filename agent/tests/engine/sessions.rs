@@ -59,10 +59,8 @@ async fn the_credentials_of_a_private_registry_come_from_the_client() {
         methods: auth::METHODS.map(str::to_owned).into(),
         ..Default::default()
     };
-    let trace = uuid::Uuid::new_v4().simple().to_string();
     let mut context = build();
     context.sessions = vec![session.clone()];
-    context.traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
     let mut llb = Llb::default();
     let file = llb.file("/nonce", &nonce());
     let name = format!("{}/{}", registry.address(), nonce());
@@ -95,10 +93,6 @@ async fn the_credentials_of_a_private_registry_come_from_the_client() {
         assert!(build == context.build || build == second.build, "{build}");
         assert_eq!(header(headers, croft_proto::TUNNEL_SESSION), session.id);
         assert_eq!(header(headers, croft_proto::TUNNEL_AGENT), "agent-1");
-        assert!(
-            header(headers, "traceparent").contains(&trace),
-            "{headers:?}"
-        );
     }
 }
 
@@ -160,17 +154,25 @@ async fn a_session_can_be_used_again_as_soon_as_its_build_is_over() {
 }
 
 #[tokio::test]
-async fn a_clients_files_stream_through_the_tunnel() {
+async fn a_clients_files_stream_through_the_tunnel_in_the_builds_own_trace() {
     let data: Vec<u8> = (0..20_u32 << 20)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
     let sum = hex::encode(Sha256::digest(&data));
+    let traces: Arc<Mutex<Vec<http::HeaderValue>>> = Arc::default();
+    let heard = traces.clone();
     let folder = Folder {
         name: "large",
         data: Arc::new(data),
     };
     let manners = Manners {
-        sessions: Arc::new(move |request| Box::pin(folder.clone().answer(request))),
+        sessions: Arc::new(move |request| {
+            heard
+                .lock()
+                .expect("a lock")
+                .push(request.headers()["traceparent"].clone());
+            Box::pin(folder.clone().answer(request))
+        }),
         ..Manners::default()
     };
     let (_farm, mut link) = Farm::start(manners).await;
@@ -182,6 +184,8 @@ async fn a_clients_files_stream_through_the_tunnel() {
         methods,
         ..Default::default()
     }];
+    let trace = uuid::Uuid::new_v4().simple().to_string();
+    context.traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
     let mut llb = Llb::default();
     let base = llb.image("docker.io/library/busybox:latest");
     let local = llb.local("context");
@@ -204,4 +208,11 @@ async fn a_clients_files_stream_through_the_tunnel() {
     let end = end.await;
     assert!(matches!(end, v1::finished::Result::Done(_)), "{end:?}");
     assert!(said.contains(&sum), "{said}");
+    let traces = traces.lock().expect("a lock");
+    assert!(
+        traces
+            .iter()
+            .any(|parent| parent.to_str().is_ok_and(|parent| parent.contains(&trace))),
+        "{traces:?}"
+    );
 }
