@@ -20,7 +20,8 @@ use super::events::{exported_digest, output_name};
 use super::failure::{Failure, Result};
 use super::image::Outputs;
 use crate::store::{
-    self, Epoch, Exported, Hold, LiveAttempt, NewAttempt, OutputRow, Snapshot, Wake, Wants,
+    self, Epoch, Exported, Hold, LiveAttempt, NewAttempt, OutputRow, OutputState, Snapshot, Wake,
+    Wants,
 };
 
 /// How often the loop looks though nobody woke it: pauses end, and a wake may be missed.
@@ -401,6 +402,16 @@ async fn export_held(
     let lost = || Failure::farm("the result's definition is not known any more");
     let planned = build.planned().ok_or_else(lost)?;
     let cut = planned.plan.edge(edge).ok_or_else(lost)?;
+    let outputs = control.store.output_list(build.id()).await?;
+    let still_held = outputs.iter().any(|row| {
+        row.output == Output::Edge(edge)
+            && row.state == OutputState::Held
+            && row.agent == Some(holder)
+    });
+    if !still_held {
+        // It was exported (or lost) after the snapshot was taken.
+        return Ok(());
+    }
     let bound = planned.bound(Output::Edge(edge), holder).ok_or_else(lost)?;
     let question = Ask::Export(wire::ExportHeld {
         context: Some(build.context()),
