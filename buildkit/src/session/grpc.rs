@@ -106,10 +106,7 @@ fn encode_message(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut data = BytesMut::with_capacity(PREFIX + length);
     data.put_u8(0);
-    data.put_u32(
-        u32::try_from(length)
-            .expect("a message that fits memory's Vec limits of BuildKit's API is below 4 GiB"),
-    );
+    data.put_u32(u32::try_from(length).expect("no message of this API comes near 4 GiB"));
     message.encode_raw(&mut data);
     data.freeze()
 }
