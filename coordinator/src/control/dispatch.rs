@@ -20,8 +20,7 @@ use super::events::{exported_digest, output_name};
 use super::failure::{Failure, Result};
 use super::image::Outputs;
 use crate::store::{
-    self, Epoch, Exported, Hold, LiveAttempt, NewAttempt, OutputRow, OutputState, Snapshot, Wake,
-    Wants,
+    self, Epoch, Exported, Hold, NewAttempt, OutputRow, OutputState, Snapshot, Wake, Wants,
 };
 
 /// How often the loop looks though nobody woke it: pauses end, and a wake may be missed.
@@ -199,20 +198,16 @@ impl Offering<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let live = LiveAttempt {
-            held: store::Held {
-                attempt: attempt.id,
-                token: offered.token,
-            },
-            key: self.key,
-            agent: self.agent,
+        let held = store::Held {
+            attempt: attempt.id,
+            token: offered.token,
         };
         let outputs = match self.outputs(control, fleet, &bindings) {
             Ok(outputs) => outputs,
             Err(failure) => {
                 // Planned and bound by the same hands: another try would fail the same way.
                 return control
-                    .attempt_failed(&live, FailureKind::Build, failure)
+                    .attempt_failed(self.agent, held, FailureKind::Build, failure)
                     .await;
             }
         };
@@ -231,7 +226,9 @@ impl Offering<'_> {
         };
         if !control.fleet.send(self.agent, Message::Offer(offer)) {
             let why = Failure::farm("the agent went away before the offer reached it");
-            return control.attempt_failed(&live, FailureKind::Farm, why).await;
+            return control
+                .attempt_failed(self.agent, held, FailureKind::Farm, why)
+                .await;
         }
         Ok(())
     }

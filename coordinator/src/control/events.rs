@@ -66,7 +66,8 @@ impl Control {
         for attempt in self.store.attempt_live(Some(linked.agent)).await? {
             if !runs.contains(&attempt.held) {
                 let why = "the agent came back without it";
-                self.attempt_failed(&attempt, FailureKind::Farm, Failure::farm(why))
+                let (agent, held) = (attempt.agent, attempt.held);
+                self.attempt_failed(agent, held, FailureKind::Farm, Failure::farm(why))
                     .await?;
             }
         }
@@ -229,7 +230,7 @@ impl Control {
                     // What the coordinator had not cancelled and is reported as cancelled is the farm's doing all the same.
                     _ => FailureKind::Farm,
                 };
-                return self.failed(from, held, kind, failure).await;
+                return self.attempt_failed(from.agent, held, kind, failure).await;
             }
             None => return Ok(()),
         };
@@ -257,9 +258,11 @@ impl Control {
         Ok(())
     }
 
-    async fn failed(
+    /// An attempt went wrong, as its agent says or for a reason that the coordinator sees itself. A late report is no fault: the agent is
+    /// told by what its next heartbeat does not renew.
+    pub(super) async fn attempt_failed(
         &self,
-        from: &Linked,
+        agent: AgentId,
         held: Held,
         kind: FailureKind,
         failure: Failure,
@@ -269,33 +272,7 @@ impl Control {
             error: failure.message.clone(),
         };
         let budget = &self.settings.budget;
-        let ended = self
-            .store
-            .attempt_fail(from.agent, held, &stored, budget)
-            .await;
-        let attempt = held.attempt.to_string();
-        if let Some(end) = self.stale_is_news(from, &attempt, ended)? {
-            self.after(end, Some(failure)).await;
-        }
-        Ok(())
-    }
-
-    /// Gives up an attempt for a reason that its agent didn't report itself.
-    pub(super) async fn attempt_failed(
-        &self,
-        attempt: &LiveAttempt,
-        kind: FailureKind,
-        failure: Failure,
-    ) -> Result<()> {
-        let stored = AttemptFailure {
-            kind,
-            error: failure.message.clone(),
-        };
-        let budget = &self.settings.budget;
-        let ended = self
-            .store
-            .attempt_fail(attempt.agent, attempt.held, &stored, budget);
-        match ended.await {
+        match self.store.attempt_fail(agent, held, &stored, budget).await {
             Ok(end) => self.after(end, Some(failure)).await,
             Err(error) if error.is_stale() => {}
             Err(error) => return Err(error.into()),

@@ -132,7 +132,7 @@ impl Control {
             build.joins(agent);
             let answer = async { self.fleet.ask(agent, question(&platform))?.one().await };
             let answer = tokio::select! {
-                answer = answer => answer,
+                answer = self.turns.take(agent, answer) => answer,
                 reason = build.cancelled() => Err(Failure::cancelled(reason)),
             };
             match answer {
@@ -159,7 +159,8 @@ impl Control {
                     "no agent has joined this farm yet: start croft-agent beside an engine and point it here",
                 ));
             };
-            if let Some(agent) = choose(&fleet, &platform, build.planner(), failed) {
+            let waiting = |agent| self.turns.wanted(agent);
+            if let Some(agent) = choose(&fleet, &platform, build.planner(), failed, waiting) {
                 build.set_planner(Some(agent));
                 return Ok((agent, platform));
             }
@@ -185,19 +186,25 @@ impl Control {
     }
 }
 
-/// The agent that has planned this build before, else the least busy one.
+/// The agent that has planned this build before, else the one where fewest wait for their turn at it, else the least busy one.
 fn choose(
     fleet: &FleetView,
     platform: &Platform,
     before: Option<AgentId>,
     failed: &[AgentId],
+    waiting: impl Fn(AgentId) -> usize,
 ) -> Option<AgentId> {
     let fit = |agent: &&AgentView| {
         agent.takes_work() && agent.native == *platform && !failed.contains(&agent.id)
     };
     let busy = |agent: &&AgentView| {
         let share = agent.load.len() * 1000 / usize::try_from(agent.slots.max(1)).unwrap_or(1);
-        (Some(agent.id) != before, share, agent.name.clone())
+        (
+            Some(agent.id) != before,
+            waiting(agent.id),
+            share,
+            agent.name.clone(),
+        )
     };
     fleet
         .agents

@@ -18,6 +18,7 @@ mod refuse;
 mod run;
 mod sessions;
 mod stages;
+mod turns;
 mod usage;
 
 use std::collections::{BTreeSet, HashMap};
@@ -37,6 +38,7 @@ pub use fleet::Fleet;
 pub use sessions::Sessions;
 pub use stages::StageRegistry;
 
+use self::turns::Turns;
 use crate::store::Store;
 
 /// How builds are run.
@@ -68,6 +70,7 @@ pub struct Control {
     sessions: Sessions,
     fleet: Arc<Fleet>,
     builds: Mutex<HashMap<BuildId, Arc<Build>>>,
+    turns: Turns,
     /// Something may be placed now.
     wake: Notify,
     /// An agent came, went or changed.
@@ -93,6 +96,7 @@ impl Control {
             sessions: Sessions::default(),
             fleet: Arc::default(),
             builds: Mutex::default(),
+            turns: Turns::default(),
             wake: Notify::new(),
             agents_changed: Notify::new(),
         })

@@ -8,6 +8,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
     MatchType, Policy, PolicyAction, Rule,
 };
 use bollard_buildkit_proto::{moby::buildkit::v1::CacheOptionsEntry, pb};
+use croft_planner::{RefusedSource, refused_sources};
 use oci_client::Reference;
 
 use super::Control;
@@ -63,9 +64,12 @@ impl Control {
 
     /// Looks through a definition.
     pub(super) fn refuse_definition(&self, definition: &pb::Definition) -> Result<()> {
-        match croft_planner::refused_sources(definition, self.stages.host()) {
+        match refused_sources(definition, self.stages.host()) {
             None => Ok(()),
-            Some(source) => Err(refused(&source.identifier)),
+            Some(RefusedSource::Named { identifier, .. }) => Err(refused(&identifier)),
+            Some(RefusedSource::Unreadable { op }) => {
+                Err(Failure::invalid(format!("op {op} can't be decoded")))
+            }
         }
     }
 
