@@ -40,7 +40,7 @@ pub fn result(of: &mut gateway::Result) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{BTreeMap, HashMap};
 
     use prost::Message as _;
 
@@ -49,7 +49,7 @@ mod tests {
     fn with_locations(locations: pb::Locations) -> pb::Definition {
         pb::Definition {
             source: Some(pb::Source {
-                locations: HashMap::from([("sha256:1".to_owned(), locations)]),
+                locations: BTreeMap::from([("sha256:1".to_owned(), locations)]),
                 infos: Vec::new(),
             }),
             ..pb::Definition::default()
