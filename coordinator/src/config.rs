@@ -54,7 +54,7 @@ pub struct Listen {
 /// The database that holds all state.
 #[derive(Clone, clap::Args)]
 pub struct Database {
-    /// PostgreSQL (14 or later), as `postgres://user:password@host:port/database`. Set it by the variable: a command line can be read by others.
+    /// PostgreSQL (15 or later), as `postgres://user:password@host:port/database`. Set it by the variable: a command line can be read by others.
     #[arg(
         long = "database-url",
         env = "CROFT_DATABASE_URL",

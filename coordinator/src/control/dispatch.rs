@@ -133,8 +133,12 @@ async fn hold(
             true => String::new(),
             false => format!(" (waited {} s)", waited.as_secs()),
         };
-        control.store.stage_fail(key).await?;
-        build.fail(Failure::unservable(format!("{text}{waited}")));
+        match control.store.stage_fail(key).await {
+            Ok(()) => build.fail(Failure::unservable(format!("{text}{waited}"))),
+            // It goes on after all.
+            Err(error) if error.is_stale() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(Hold {
         key,
