@@ -93,12 +93,17 @@ pub(crate) enum ParseError {
     Undecodable(String),
 }
 
-pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, ParseError> {
+/// Decodes an op, unless it is made to fill the memory.
+pub(crate) fn decode(bytes: &[u8]) -> Result<pb::Op, ParseError> {
     let undecodable = |error: &dyn std::fmt::Display| ParseError::Undecodable(error.to_string());
     if wire::count_fields(bytes).map_err(|e| undecodable(&e))? > MAX_FIELDS {
         return Err(ParseError::TooManyFields);
     }
-    let op = pb::Op::decode(bytes).map_err(|e| undecodable(&e))?;
+    pb::Op::decode(bytes).map_err(|e| undecodable(&e))
+}
+
+pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, ParseError> {
+    let op = decode(bytes)?;
     let (kind, name, outputs, facts) = match &op.op {
         Some(pb::op::Op::Exec(exec)) => (
             OpKind::Exec,

@@ -1,37 +1,46 @@
 //! Finds sources that name the farm's own registry. Stage images in it belong to builds; a user's definition may not reach for them.
 
 use bollard_buildkit_proto::pb;
-use prost::Message;
 
-use crate::OpDigest;
+use crate::{OpDigest, op::decode};
 
-/// A source that a user may not name.
+/// An op that a user's definition may not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedSource {
-    /// The op that names it.
-    pub op: OpDigest,
-    /// As the op names it: `docker-image://registry:5000/…`.
-    pub identifier: String,
+pub enum RefusedSource {
+    /// A source on the farm's registry.
+    Named {
+        /// The op.
+        op: OpDigest,
+        /// What it names: `docker-image://registry:5000/…`.
+        identifier: String,
+    },
+    /// Bytes that are no op to us. An engine may read more leniently, so that nobody knows what they name.
+    Unreadable {
+        /// The op.
+        op: OpDigest,
+    },
 }
 
 /// The first source in `definition`, or in the definitions of builds nested in it, that is on `registry` (`host[:port]`): an image, a
 /// blob, an OCI layout's name, or a plain URL. Loopback's names are taken for one another, and so are a name with and without the
-/// default port. Ops that can't be decoded are passed over: [`crate::plan`] refuses them.
+/// default port.
 pub fn refused_sources(definition: &pb::Definition, registry: &str) -> Option<RefusedSource> {
     let mut nested: Vec<pb::Definition> = Vec::new();
     let mut current: Option<&pb::Definition> = Some(definition);
     let mut owned;
     while let Some(definition) = current {
         for bytes in &definition.def {
-            match pb::Op::decode(bytes.as_slice()).ok().and_then(|op| op.op) {
-                Some(pb::op::Op::Source(source)) if is_on(&source.identifier, registry) => {
-                    return Some(RefusedSource {
-                        op: OpDigest::of(bytes),
-                        identifier: source.identifier,
-                    });
+            match decode(bytes).map(|op| op.op) {
+                Ok(Some(pb::op::Op::Source(source))) if is_on(&source.identifier, registry) => {
+                    let (op, identifier) = (OpDigest::of(bytes), source.identifier);
+                    return Some(RefusedSource::Named { op, identifier });
                 }
-                Some(pb::op::Op::Build(build)) => nested.extend(build.def),
-                _ => {}
+                Ok(Some(pb::op::Op::Build(build))) => nested.extend(build.def),
+                Ok(_) => {}
+                Err(_) => {
+                    let op = OpDigest::of(bytes);
+                    return Some(RefusedSource::Unreadable { op });
+                }
             }
         }
         owned = nested.pop();
@@ -105,6 +114,8 @@ fn normal_host(host: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use prost::Message;
 
     use super::*;
 
@@ -202,10 +213,35 @@ mod tests {
             }
             .encode_to_vec()]);
         }
-        assert_eq!(
-            refused_sources(&inner, "stages.farm").unwrap().identifier,
-            "docker-image://stages.farm/p/x"
+        let found = refused_sources(&inner, "stages.farm");
+        let expected = "docker-image://stages.farm/p/x";
+        assert!(
+            matches!(&found, Some(RefusedSource::Named { identifier, .. }) if identifier == expected),
+            "{found:?}"
         );
         assert_eq!(refused_sources(&inner, "elsewhere"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_at_every_depth() {
+        let garbage = definition([vec![0xff]]);
+        let fields = definition([[0x12, 0x00].repeat(1 << 17)]);
+        for unreadable in [garbage, fields] {
+            let build = pb::BuildOp {
+                def: Some(unreadable.clone()),
+                ..pb::BuildOp::default()
+            };
+            let op = pb::Op {
+                op: Some(pb::op::Op::Build(build)),
+                ..pb::Op::default()
+            };
+            for definition in [unreadable, definition([op.encode_to_vec()])] {
+                let found = refused_sources(&definition, "stages.farm");
+                assert!(
+                    matches!(found, Some(RefusedSource::Unreadable { .. })),
+                    "{found:?}"
+                );
+            }
+        }
     }
 }
