@@ -1,7 +1,7 @@
 //! Shape 1: a builder on the build platform with a step for all targets and a step for each, and a final stage with a command of its
 //! own on each target's platform.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
@@ -100,6 +100,21 @@ fn check_transfers(plan: &Plan) {
     assert!(plan.transfers.iter().all(|transfer| transfer.bytes > 0));
 }
 
+/// A result is exported once, however many agents take it.
+fn check_exports(progress: &str) {
+    // A vertex's head line is repeated when its output goes on after another's; its number stays.
+    let mut numbers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in progress.lines() {
+        let (number, what) = line.split_once(' ').unwrap_or_default();
+        if what.contains("] exporting ") && what.ends_with("for other agents") {
+            numbers.entry(what).or_default().insert(number);
+        }
+    }
+    assert!(!numbers.is_empty(), "{progress}");
+    let twice = numbers.iter().find(|(_, vertices)| vertices.len() > 1);
+    assert_eq!(twice, None, "{progress}");
+}
+
 #[test]
 fn every_step_runs_once_on_the_engine_where_it_belongs() {
     let farm = farm();
@@ -116,6 +131,7 @@ fn every_step_runs_once_on_the_engine_where_it_belongs() {
         .succeeded();
 
     random_of(&check_images(&repository, nonce));
+    check_exports(built.progress());
     let plan = built.plan();
     let shared = plan.of_kind("shared");
     assert_eq!(shared.len(), 1, "{plan:#?}");
