@@ -10,9 +10,7 @@ use croft_scheduler::fleet::{Duty, Presence};
 use prost_types::Timestamp;
 
 use crate::control::{Joining, held};
-use crate::store::{
-    AgentRow, AttemptRow, BuildRow, BuildView, Disk, Hello, OutputRow, PublicationState, StageRow,
-};
+use crate::store::{AgentRow, AttemptRow, BuildRow, BuildView, Disk, Hello, OutputRow, StageRow};
 
 /// Longest name of an agent, in bytes.
 const MAX_NAME: usize = 128;
@@ -93,21 +91,13 @@ pub(super) fn build(row: &BuildRow) -> wire::Build {
         finished_at: row.finished_at.map(time),
         platforms: row.platforms.clone(),
         error: row.error.clone().unwrap_or_default(),
-        published: Vec::new(),
+        published: row.published.clone(),
         digest: row.digest.clone().unwrap_or_default(),
     }
 }
 
 /// A build whole.
 pub(super) fn build_whole(view: &BuildView) -> wire::GetBuildResponse {
-    let published = view
-        .publications
-        .iter()
-        .filter(|row| row.state == PublicationState::Published)
-        .map(|row| match &row.publication.tag {
-            Some(tag) => format!("{}:{tag}", row.publication.repository),
-            None => row.publication.repository.clone(),
-        });
     let mut attempts: BTreeMap<_, Vec<wire::Attempt>> = BTreeMap::new();
     for row in &view.attempts {
         attempts.entry(row.stage).or_default().push(attempt(row));
@@ -118,10 +108,7 @@ pub(super) fn build_whole(view: &BuildView) -> wire::GetBuildResponse {
     });
     let transfers = view.outputs.iter().filter_map(|row| transfer(view, row));
     wire::GetBuildResponse {
-        build: Some(wire::Build {
-            published: published.collect(),
-            ..build(&view.build)
-        }),
+        build: Some(build(&view.build)),
         stages: stages.collect(),
         transfers: transfers.collect(),
     }

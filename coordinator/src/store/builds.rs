@@ -49,7 +49,7 @@ pub struct BuildRow {
     pub state: BuildState,
     /// Why it failed or was cancelled.
     pub error: Option<String>,
-    /// The platforms as the client asked for them.
+    /// The platforms as the client asked for them; if it asked for none, those of its plan.
     pub platforms: Vec<String>,
     /// Where its frontend ran; unset while it is planned.
     pub build_platform: Option<Platform>,
@@ -69,6 +69,8 @@ pub struct BuildRow {
     pub response: Option<Value>,
     /// Of the index or manifest that it published.
     pub digest: Option<String>,
+    /// The references that it published: `repository:tag`, or the repository alone where it was by digest.
+    pub published: Vec<String>,
 }
 
 /// Which builds to list.
@@ -292,12 +294,15 @@ async fn build_rows(
     limit: i64,
 ) -> Result<Vec<BuildRow>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT id, client_ref, project, priority, state, error, platforms, build_platform, session, frontend,
-                created_at, started_at, finished_at, deadline, response, digest
-         FROM builds
+        r#"SELECT id, client_ref, project, priority, state, error, platforms, build_platform, session, frontend,
+                created_at, started_at, finished_at, deadline, response, digest,
+                    ARRAY(SELECT p.repository || CASE p.tag WHEN '' THEN '' ELSE ':' || p.tag END
+                          FROM publications AS p WHERE p.build = builds.id AND p.state = 'published'
+                          ORDER BY p.repository, p.tag) AS "published!: Vec<String>"
+             FROM builds
          WHERE ($1::uuid IS NULL OR id = $1) AND (cardinality($2::text[]) = 0 OR state = ANY ($2))
          ORDER BY created_at DESC, id DESC
-         LIMIT $3",
+         LIMIT $3"#,
         id,
         states,
         limit,
@@ -325,6 +330,7 @@ async fn build_rows(
             deadline: row.deadline,
             response: row.response,
             digest: row.digest,
+            published: row.published,
         })
     });
     rows.collect()

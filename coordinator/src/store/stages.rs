@@ -81,11 +81,14 @@ impl Store {
     ) -> Result<Vec<StageId>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let rows = sqlx::query!(
-            "UPDATE builds SET state = 'running', started_at = now(), build_platform = $2, plan = $3
+            "UPDATE builds
+             SET state = 'running', started_at = now(), build_platform = $2, plan = $3,
+                 platforms = CASE WHEN cardinality(platforms) = 0 THEN $4::text[] ELSE platforms END
              WHERE id = $1 AND state = 'planning'",
             build.0,
             plan.build_platform.to_string(),
             plan.source,
+            &texts(plan.targets.iter().map(|target| &target.platform)),
         )
         .execute(&mut *tx)
         .await?
