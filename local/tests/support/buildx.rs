@@ -152,6 +152,11 @@ impl<'a> Build<'a> {
         self
     }
 
+    /// The folder of its buildx, for further files.
+    pub fn home(&self) -> &'a Path {
+        self.buildx.home()
+    }
+
     /// Further arguments.
     pub fn args(mut self, arguments: impl IntoIterator<Item: AsRef<OsStr>>) -> Self {
         self.command.args(arguments);
