@@ -9,6 +9,7 @@ use croft_proto::v1 as wire;
 use croft_scheduler::fleet::Health;
 use croft_scheduler::{AgentId, AttemptId, BuildId, FailureKind, Token};
 use prost::Message as _;
+use serde_json::json;
 use tokio::sync::mpsc;
 use wire::coordinator_message::Message;
 
@@ -97,6 +98,8 @@ impl Control {
             }
         }
         self.fleet_changed();
+        let what = json!({"agent": &*linked.name, "id": linked.agent, "epoch": linked.epoch});
+        self.note(None, "agent joined", what).await;
         Ok((linked, messages))
     }
 
@@ -106,6 +109,8 @@ impl Control {
             return;
         }
         tracing::info!(agent = %from.name, "an agent is away");
+        let what = json!({"agent": &*from.name, "id": from.agent, "epoch": from.epoch});
+        self.note(None, "agent away", what).await;
         match self.store.agent_away(from.agent, from.epoch()).await {
             Ok(()) => {}
             Err(error) if error.is_stale() => {}
@@ -251,6 +256,8 @@ impl Control {
 
     async fn keeper_lost(&self, build: BuildId, agent: AgentId) -> Result<()> {
         let lost = self.store.output_lose_held(build, agent).await?;
+        let what = json!({"agent": agent, "again": lost.stages});
+        self.note(Some(build), "results lost", what).await;
         for attempt in &lost.cancelled {
             self.cancel_attempt(attempt, "a result that it takes was lost");
         }
@@ -293,6 +300,9 @@ impl Control {
             }
             Outcome::Retried { after, invalidated } => {
                 let why = failure.map(|f| f.message).unwrap_or_default();
+                let pause = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                let what = json!({"stage": key.stage, "why": why, "pause_ms": pause, "again": invalidated.stages});
+                self.note(Some(key.build), "stage retried", what).await;
                 tracing::warn!(build = %key.build, stage = %key.stage, why, ?after, "an attempt is repeated");
                 if let Some(build) = build {
                     let name = build.stage_name(key.stage);

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::frontend as gateway;
 use croft_planner::{PlanInput, PlanOptions, Platform};
-use croft_scheduler::FleetView;
+use croft_scheduler::{BuildId, FleetView};
 use prost::Message as _;
 use serde::Serialize;
 
+use super::Control;
 use super::build::Build;
 use crate::store::Store;
 
@@ -49,6 +50,15 @@ pub(super) fn start(store: &Store, build: &Build) {
             }
         }
     });
+}
+
+impl Control {
+    /// Notes that something happened, to a build or to the farm, that no row of its own tells: for those who ask later why it took longer.
+    pub(super) async fn note(&self, build: Option<BuildId>, kind: &str, data: serde_json::Value) {
+        if let Err(error) = self.store.event_append(build, kind, &data).await {
+            tracing::warn!(kind, %error, "an event is not recorded");
+        }
+    }
 }
 
 #[derive(Serialize)]
