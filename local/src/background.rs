@@ -89,7 +89,7 @@ impl Background {
                 pass_on(&log_path, shown).doing("read", &log_path)?;
                 return Err(Error::Ended {
                     part: "the farm".to_owned(),
-                    status,
+                    status: status.to_string(),
                     log: format!("(see above, or {})", log_path.display()),
                 });
             }

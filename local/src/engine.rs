@@ -234,24 +234,12 @@ impl Names {
         format!("croft-{}", self.id)
     }
 
-    /// The bridge before the engine, its removal after it; and the way in which namespaces end: through their first process, whose
-    /// end `unshare` waits for.
     fn hooks(&self) -> String {
-        let Names { address, .. } = self;
         let (bridge, cgroup) = (self.bridge(), self.cgroup());
         format!(
-            "before() {{\n\
-             \x20   ip link add {bridge} type bridge && ip address add {address}/28 dev {bridge} && ip link set {bridge} up\n\
-             }}\n\
-             stop() {{\n\
-             \x20   for first in $(cat \"/proc/$part/task/$part/children\"); do kill -s \"$1\" \"$first\"; done\n\
-             }}\n\
-             after() {{\n\
-             \x20   ip link delete {bridge}\n\
-             \x20   for group in /sys/fs/cgroup/{cgroup} /sys/fs/cgroup/*/{cgroup}; do\n\
-             \x20       [ ! -d \"$group\" ] || find \"$group\" -depth -type d -exec rmdir {{}} \\;\n\
-             \x20   done\n\
-             }}\n"
+            "bridge={bridge}\naddress={}\ncgroup={cgroup}\n{}",
+            self.address,
+            include_str!("engine.sh")
         )
     }
 }

@@ -38,7 +38,7 @@ pub enum Error {
         /// The part's name.
         part: String,
         /// How it ended.
-        status: ExitStatus,
+        status: String,
         /// The end of its log.
         log: String,
     },

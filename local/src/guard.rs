@@ -123,11 +123,7 @@ impl Part {
         let started = Instant::now();
         loop {
             // Its end comes first: then whoever answers is not this part.
-            if let Some(status) = self
-                .guard
-                .try_wait()
-                .doing("wait for", Path::new(&self.name))?
-            {
+            if let Some(status) = self.ended()? {
                 return Err(Error::Ended {
                     part: self.name.clone(),
                     status,
@@ -148,6 +144,18 @@ impl Part {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// How the part ended, if it did so by itself.
+    fn ended(&mut self) -> Result<Option<String>> {
+        if let Ok(status) = fs::read_to_string(self.home.join("ended")) {
+            return Ok(Some(format!("exit status {}", status.trim())));
+        }
+        let guard = self
+            .guard
+            .try_wait()
+            .doing("wait for", Path::new(&self.name))?;
+        Ok(guard.map(|status| format!("its guard: {status}")))
     }
 
     /// The part's own folder; its output is in `log` there.

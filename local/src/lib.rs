@@ -31,7 +31,7 @@ pub use home::Place;
 pub use options::{
     AgentName, Architecture, Binaries, DEFAULT_AGENTS, EngineAddress, FarmOptions, agents,
 };
-pub use parts::{Program, buildx, skopeo};
+pub use parts::{Program, buildx, psql, skopeo};
 pub use ports::Ports;
 pub use postgres::{Durability, Postgres, PostgresOptions};
 pub use registry::{Access, Credentials, Registry, RegistryOptions};

@@ -17,7 +17,7 @@ use nix::unistd::User;
 use crate::{
     error::{Doing, Error, Result},
     guard::{Launch, Part, Stop},
-    home::{Home, Place, enterable, random_hex},
+    home::{Home, Place, enterable, random_hex, write_secret},
     parts::{self, Program},
     ports::Ports,
 };
@@ -81,13 +81,16 @@ impl Postgres {
         let inner = home.path().join("server");
         std::fs::create_dir(&inner).doing("make", &inner)?;
         let secret = inner.join("password");
-        std::fs::write(&secret, &password).doing("write", &secret)?;
+        write_secret(&secret, &password)?;
         account.own(&inner, 0o700)?;
         account.own(&secret, 0o600)?;
 
+        let script = inner.join("start.sh");
+        std::fs::write(&script, include_str!("postgres.sh")).doing("write", &script)?;
         let (seen, mut command) = account.way_to(&program, home.path())?;
         command
-            .args(["sh", "-c", include_str!("postgres.sh"), "postgres"])
+            .arg("sh")
+            .arg(&script)
             .arg(seen.path().parent().unwrap_or(Path::new("/")))
             .arg(&inner)
             .args([

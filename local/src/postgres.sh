@@ -1,3 +1,4 @@
+# Makes a database cluster and serves it: postgres.sh BIN HOME USER HOST PORT [OPTION…]
 set -eu
 bin=$1 home=$2 user=$3 host=$4 port=$5
 shift 5

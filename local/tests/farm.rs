@@ -15,8 +15,7 @@ use nix::{
 
 #[test]
 fn a_farm_comes_up_tells_where_it_is_and_goes_without_a_trace() {
-    let folder = tempfile::tempdir().unwrap();
-    let farm = folder.path().join("farm");
+    let (farm, _down) = folder();
     succeed(&mut local(&farm, "up"));
     let env = env(&farm);
     let names = [
@@ -87,9 +86,24 @@ fn a_farm_comes_up_tells_where_it_is_and_goes_without_a_trace() {
 
 #[test]
 fn a_farm_whose_runner_was_killed_is_gone_and_another_takes_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let farm = folder.path().join("farm");
+    let (farm, _down) = folder();
     succeed(local(&farm, "up").env("CROFT_AGENTS", "amd64"));
+    let program = |pid: &Pid| fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let named = processes_with(farm.join("coordinator/stage-password").to_str().unwrap());
+    let coordinator = named
+        .into_iter()
+        .find(|pid| program(pid).ends_with("croft-coordinator"))
+        .unwrap();
+    kill(coordinator, Signal::SIGKILL).unwrap();
+    until("the coordinator has ended", || {
+        farm.join("coordinator/ended").exists()
+    });
+    let log = succeed(local(&farm, "logs").arg("coordinator")).stdout;
+    assert!(
+        String::from_utf8_lossy(&log).contains("ready"),
+        "the log of a part that crashed is gone"
+    );
+
     let runner: i32 = fs::read_to_string(farm.join("lock"))
         .unwrap()
         .trim()
@@ -108,8 +122,7 @@ fn a_farm_whose_runner_was_killed_is_gone_and_another_takes_its_place() {
 
 #[test]
 fn an_agent_nobody_knows_is_refused_before_anything_starts() {
-    let folder = tempfile::tempdir().unwrap();
-    let farm = folder.path().join("farm");
+    let (farm, _down) = folder();
     let refused = local(&farm, "up")
         .env("CROFT_AGENTS", "sparc")
         .output()
@@ -119,6 +132,30 @@ fn an_agent_nobody_knows_is_refused_before_anything_starts() {
         String::from_utf8_lossy(&refused.stderr)
             .contains("`sparc` is none of amd64, arm64, ppc64le, s390x")
     );
+}
+
+/// A farm's folder; whatever is up in it goes down when the test ends, also if it fails.
+fn folder() -> (PathBuf, Down) {
+    let above = tempfile::tempdir().unwrap();
+    let farm = above.path().join("farm");
+    (
+        farm.clone(),
+        Down {
+            farm,
+            _above: above,
+        },
+    )
+}
+
+struct Down {
+    farm: PathBuf,
+    _above: tempfile::TempDir,
+}
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        let _ = local(&self.farm, "down").output();
+    }
 }
 
 fn local(farm: &Path, action: &str) -> Command {

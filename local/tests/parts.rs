@@ -3,13 +3,12 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::Command,
     thread,
 };
 
 use croft_local::{
     Access, Engine, EngineOptions, Place, Ports, Postgres, PostgresOptions, Registry,
-    RegistryOptions,
+    RegistryOptions, psql,
 };
 
 #[test]
@@ -149,7 +148,7 @@ fn an_engine_starts_and_leaves_no_bridge_cgroup_or_mount() {
 
 /// Logs in with psql, as any client on this machine could.
 fn startup(address: SocketAddr, password: &str) -> Result<(), String> {
-    let mut command = Command::new("psql");
+    let mut command = psql().unwrap().command();
     command.env("PGPASSWORD", password).args([
         "-X", "-w", "-U", "croft", "-d", "postgres", "-c", "SELECT 1",
     ]);

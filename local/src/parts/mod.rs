@@ -281,6 +281,11 @@ pub(crate) fn fetch_all() -> Result<()> {
     }
 }
 
+/// `psql`, with which tests look into databases.
+pub fn psql() -> Result<Program> {
+    Ok(postgres()?.sibling("psql"))
+}
+
 /// The `bin` folders of the versions below Debian's folder of PostgreSQLs, newest first.
 fn versions(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = folder.read_dir() else {
