@@ -28,7 +28,7 @@ use crate::{
     failure::{Failure, StageRegistry},
     health::{self, Health},
     ids::{AttemptId, BuildId, RequestId, Token},
-    keeper::{Keepers, Shared},
+    keeper::{Keepers, LAST_WORDS, Shared},
     ledger::{Ledger, Outcome, Refusal, Report, Stop},
     platform::{Abilities, Arm32, arm32_here},
     progress::ProgressQueue,
@@ -325,6 +325,8 @@ impl Agent {
             Ok(tally) => Outcome::Done(tally),
             Err(failure) => Outcome::Failed(failure),
         };
+        // Reports overtake progress, but the last lines of what failed are to be heard before its failure.
+        let _ = tokio::time::timeout(LAST_WORDS, self.progress.taken(&offer.context.build)).await;
         tracing::Span::current().record("outcome", tracing::field::debug(&outcome_word(&outcome)));
         tracing::info!(outcome = outcome_word(&outcome), "attempt over");
         self.ledger.finish(&offer.attempt, outcome);

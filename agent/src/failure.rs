@@ -70,6 +70,13 @@ impl Failure {
         }
     }
 
+    /// Session calls were cut off meanwhile: unless it was a command that failed, that is why.
+    pub fn blame_tunnel(&mut self) {
+        if self.blame == Blame::Build && !self.message.contains(COMMAND_FAILED) {
+            self.blame = Blame::Farm;
+        }
+    }
+
     /// What an engine answered to the solving or the export of `output`. `stages` are the farm's own images, whose registry is the
     /// farm's to keep going.
     pub fn of_output(status: &Status, output: &Output, stages: &StageRegistry) -> Self {
@@ -80,6 +87,9 @@ impl Failure {
         failure
     }
 }
+
+/// What engines say of a command that failed by itself. It may have printed anything, and its exit code is its own.
+const COMMAND_FAILED: &str = "did not complete successfully";
 
 /// Whether an answer only says that something else was given up.
 pub fn is_mere_cancellation(status: &Status) -> bool {
@@ -113,10 +123,7 @@ impl StageRegistry {
     fn is_to_blame(&self, status: &Status, output: &Output) -> bool {
         let Some(place) = &self.0 else { return false };
         let host = place.split('/').next().unwrap_or(place);
-        // A command may print what it likes, and its exit code is its own.
-        if !status.message().contains(host)
-            || status.message().contains("did not complete successfully")
-        {
+        if !status.message().contains(host) || status.message().contains(COMMAND_FAILED) {
             return false;
         }
         let pushes = output

@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -99,6 +99,10 @@ pub struct Job {
     gateway: Gateway,
     /// Its end is ours, not the engine's.
     over: CancellationToken,
+    /// All that the engine says of it has been told.
+    told: CancellationToken,
+    id: JobId,
+    keeper: Weak<Keeper>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -254,6 +258,11 @@ impl Keeper {
             .await;
     }
 
+    /// How many calls of the build's sessions were cut off between here and the coordinator.
+    pub fn cuts(&self) -> usize {
+        lock(&self.leases).iter().map(Lease::cuts).sum()
+    }
+
     /// Opens a job.
     pub async fn job(self: &Arc<Self>, trace: Option<&TraceContext>) -> Result<Job, Status> {
         let engine = self.engine(trace);
@@ -270,7 +279,10 @@ impl Keeper {
             CancellationToken::new(),
         );
         let (keeper, of) = (self.clone(), gateway.build().clone());
+        let told = CancellationToken::new();
+        let telling = told.clone().drop_guard();
         tokio::spawn(async move {
+            let _telling = telling;
             let source = Source {
                 build: keeper.context.build.clone(),
                 export: None,
@@ -278,7 +290,7 @@ impl Keeper {
             keeper
                 .watch(&of, &source, |vertices, status| vertices.admit(id, status))
                 .await;
-            lock(&keeper.vertices).job_ended(id);
+            lock(&keeper.vertices).ended(id);
         });
         let (keeper, ended, ours) = (self.clone(), gateway.ended(), over.clone());
         tokio::spawn(async move {
@@ -291,7 +303,13 @@ impl Keeper {
                 }
             }
         });
-        Ok(Job { gateway, over })
+        Ok(Job {
+            gateway,
+            over,
+            told,
+            id,
+            keeper: Arc::downgrade(self),
+        })
     }
 
     /// Holds a job, with `results` in it, until the keeper is closed.
@@ -306,6 +324,11 @@ impl Keeper {
     /// Whether a result is held, so that solving it again runs nothing.
     pub fn holds(&self, result: &Edge) -> bool {
         lock(&self.held).results.contains(result)
+    }
+
+    /// Says which vertices are about to be solved in a job, so that their exports don't tell of them as well.
+    pub fn expect(&self, vertices: &HashSet<String>) {
+        lock(&self.vertices).expect(vertices);
     }
 
     /// Tells the coordinator what an export says, until it has said everything. `of` is whose export it is.
@@ -397,7 +420,7 @@ impl Job {
 
     /// Ends it in good order, and waits for the engine to let go of it for as long as is sensible.
     pub async fn close(self) {
-        self.over.cancel();
+        self.retire();
         match tokio::time::timeout(CLOSING, self.gateway.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(status)) => {
@@ -405,11 +428,21 @@ impl Job {
             }
             Err(_) => tracing::warn!("the engine does not let go of a job"),
         }
+        let _ = tokio::time::timeout(LAST_WORDS, self.told.cancelled()).await;
+    }
+}
+
+impl Job {
+    fn retire(&self) {
+        self.over.cancel();
+        if let Some(keeper) = self.keeper.upgrade() {
+            lock(&keeper.vertices).retire(self.id);
+        }
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.over.cancel();
+        self.retire();
     }
 }

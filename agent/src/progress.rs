@@ -36,6 +36,8 @@ struct Inner {
     /// Sources with something pending, each once: whoever was served goes to the end.
     turns: VecDeque<Source>,
     pending: HashMap<Source, Batch>,
+    /// How many batches have been begun.
+    batches: u64,
 }
 
 /// A vertex may run several times, for its cache key and then for its content, and clients add these runs up: the end of each must be told.
@@ -64,6 +66,8 @@ struct Batch {
     statuses: HashMap<(String, String), usize>,
     /// At least what `status` takes.
     bytes: usize,
+    /// Which batch of all this is.
+    number: u64,
 }
 
 impl Batch {
@@ -122,10 +126,18 @@ impl ProgressQueue {
 
     fn try_push(&self, source: &Source, status: &mut Option<StatusResponse>) -> bool {
         let mut inner = self.lock();
-        let Inner { turns, pending } = &mut *inner;
+        let Inner {
+            turns,
+            pending,
+            batches,
+        } = &mut *inner;
         let batch = pending.entry(source.clone()).or_insert_with(|| {
             turns.push_back(source.clone());
-            Batch::default()
+            *batches += 1;
+            Batch {
+                number: *batches,
+                ..Batch::default()
+            }
         });
         let room = batch.has_room();
         if room && let Some(status) = status.take() {
@@ -142,6 +154,21 @@ impl ProgressQueue {
                 return next;
             }
             self.filled.notified().await;
+        }
+    }
+
+    /// Waits until all that waits now of this build has been taken.
+    pub async fn taken(&self, build: &BuildId) {
+        let latest = self.lock().batches;
+        loop {
+            let drained = self.drained.notified();
+            let waiting = |(source, batch): (&Source, &Batch)| {
+                source.build == *build && batch.number <= latest
+            };
+            if !self.lock().pending.iter().any(waiting) {
+                return;
+            }
+            drained.await;
         }
     }
 
@@ -276,6 +303,26 @@ mod tests {
         assert_eq!(queue.next().now_or_never().expect("a batch").0, source("c"));
         let (from, batch) = queue.next().now_or_never().expect("a batch");
         assert_eq!((from, batch.logs.len()), (source("b"), 1));
+    }
+
+    #[test]
+    fn what_waits_of_one_build_is_waited_for_and_nothing_newer() {
+        let queue = ProgressQueue::default();
+        for build in ["b", "c"] {
+            queue
+                .push(&source(build), log(1))
+                .now_or_never()
+                .expect("room");
+        }
+        let build = source("b").build;
+        let mut taken = Box::pin(queue.taken(&build));
+        assert!(taken.as_mut().now_or_never().is_none());
+        assert_eq!(queue.next().now_or_never().expect("a batch").0, source("b"));
+        queue
+            .push(&source("b"), log(1))
+            .now_or_never()
+            .expect("room");
+        taken.now_or_never().expect("taken");
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use croft_buildkit::{
@@ -29,6 +32,7 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Slot {
     users: Users,
+    cuts: Arc<AtomicUsize>,
     session: tokio::sync::Mutex<Option<Arc<EngineSession>>>,
 }
 
@@ -39,6 +43,7 @@ pub struct Lease {
     id: SessionId,
     build: BuildId,
     session: Arc<EngineSession>,
+    cuts: Arc<AtomicUsize>,
     released: bool,
 }
 
@@ -71,6 +76,7 @@ impl Sessions {
                     tunnel: self.tunnel.clone(),
                     session: spec.id.clone(),
                     users: slot.users.clone(),
+                    cuts: slot.cuts.clone(),
                 };
                 let session =
                     Arc::new(EngineSession::open(&self.engine, spec, Arc::new(forwarder)).await?);
@@ -84,6 +90,7 @@ impl Sessions {
             id: spec.id.clone(),
             build: build.clone(),
             session,
+            cuts: slot.cuts.clone(),
             released: false,
         })
     }
@@ -120,6 +127,11 @@ impl Lease {
     /// The session, to see when the engine lets go of it.
     pub fn session(&self) -> Arc<EngineSession> {
         self.session.clone()
+    }
+
+    /// How many of its calls were cut off between here and the coordinator.
+    pub fn cuts(&self) -> usize {
+        self.cuts.load(Ordering::Relaxed)
     }
 
     /// Gives it back; if it was the last, returns when the engine has forgotten the session.

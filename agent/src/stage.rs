@@ -38,24 +38,29 @@ pub async fn run(
     trace: Option<&TraceContext>,
     ready: impl Fn(&OutputId, ExporterResponse),
 ) -> Result<Tally, Failure> {
-    let job = keeper
-        .job(trace)
-        .await
-        .map_err(|status| Failure::of_engine(&status))?;
-    if let Err(failure) = make_all(keeper, &job, offer, stages, trace, ready).await {
-        // The next try may come at once, and would meet the same error while the engine still has this job.
-        job.close().await;
-        return Err(failure);
-    }
     let definitions = || {
         offer
             .outputs
             .iter()
             .filter_map(|output| output.definition.as_ref())
     };
-    let all: HashSet<_> = definitions().flat_map(vertices::digests).collect();
+    let vertices: HashSet<_> = definitions().flat_map(vertices::digests).collect();
+    keeper.expect(&vertices);
+    let cuts = keeper.cuts();
+    let job = keeper
+        .job(trace)
+        .await
+        .map_err(|status| Failure::of_engine(&status))?;
+    if let Err(mut failure) = make_all(keeper, &job, offer, stages, trace, ready).await {
+        if keeper.cuts() > cuts {
+            failure.blame_tunnel();
+        }
+        // The next try may come at once, and would meet the same error while the engine still has this job.
+        job.close().await;
+        return Err(failure);
+    }
     let results: Vec<_> = definitions().filter_map(vertices::result).collect();
-    let tally = keeper.tally(&all, &results).await;
+    let tally = keeper.tally(&vertices, &results).await;
     keeper.hold(job, results);
     Ok(tally)
 }

@@ -3,7 +3,10 @@
 //! What a request means, and who answers it, is the coordinator's business.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,6 +19,7 @@ use croft_buildkit::{
 };
 use croft_proto::{TUNNEL_AGENT, TUNNEL_BUILD, TUNNEL_SESSION};
 use http::{HeaderMap, HeaderValue, Uri, header};
+use http_body_util::BodyExt;
 use tonic::{
     Code,
     body::Body,
@@ -83,6 +87,7 @@ impl Tunnel {
         &self,
         session: &SessionId,
         build: Option<BuildId>,
+        cuts: Arc<AtomicUsize>,
         request: SessionRequest,
     ) -> SessionResponse {
         let (Some(build), Some(agent)) = (build, self.agent()) else {
@@ -99,9 +104,15 @@ impl Tunnel {
         match answer {
             Ok(mut response) => {
                 strip(response.headers_mut());
-                response.map(boxed)
+                response.map(|body| {
+                    boxed(body.map_err(move |error| {
+                        cuts.fetch_add(1, Ordering::Relaxed);
+                        error
+                    }))
+                })
             }
             Err(error) => {
+                cuts.fetch_add(1, Ordering::Relaxed);
                 let cause = crate::root_cause(&error);
                 tracing::warn!(%session, %build, %cause, "a session call did not reach the coordinator");
                 grpc_error(
@@ -154,18 +165,21 @@ pub struct Forwarder {
     pub session: SessionId,
     /// For whom.
     pub users: Users,
+    /// Counts the calls that did not get through to their end, for want of a connection.
+    pub cuts: Arc<AtomicUsize>,
 }
 
 impl SessionHandler for Forwarder {
     fn handle(&self, request: SessionRequest) -> SessionReply {
         let (tunnel, session) = (self.tunnel.clone(), self.session.clone());
+        let cuts = self.cuts.clone();
         let build = self
             .users
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .last()
             .cloned();
-        Box::pin(async move { tunnel.forward(&session, build, request).await })
+        Box::pin(async move { tunnel.forward(&session, build, cuts, request).await })
     }
 }
 
@@ -231,11 +245,13 @@ mod tests {
             tunnel: Arc::new(tunnel),
             session,
             users,
+            cuts: Arc::default(),
         };
         let message = croft_buildkit::api::filesync::CredentialsRequest::default();
         let request =
             unary_request("/moby.filesync.v1.Auth/Credentials", &message).expect("a request");
         let response = forwarder.handle(request).await;
         assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(forwarder.cuts.load(Ordering::Relaxed), 1);
     }
 }

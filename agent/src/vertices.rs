@@ -19,6 +19,8 @@ pub struct JobId(pub u64);
 #[derive(Debug, Default)]
 pub struct Vertices {
     seen: HashMap<String, Vertex>,
+    /// Jobs that are about to end.
+    retired: HashSet<JobId>,
 }
 
 #[derive(Debug, Default)]
@@ -39,12 +41,22 @@ enum End {
 }
 
 impl Vertices {
+    /// These are the keeper's, even if no job has spoken of them yet.
+    pub fn expect(&mut self, digests: &HashSet<String>) {
+        for digest in digests {
+            self.seen.entry(digest.clone()).or_default();
+        }
+    }
+
     /// Takes out of a job's report what another job tells already.
     pub fn admit(&mut self, job: JobId, mut status: StatusResponse) -> StatusResponse {
         for vertex in &status.vertexes {
             let known = self.seen.entry(vertex.digest.clone()).or_default();
-            let teller = *known.teller.get_or_insert(job);
-            if teller == job && vertex.completed.is_some() && vertex.error.is_empty() {
+            if known.teller.is_none() && !self.retired.contains(&job) {
+                known.teller = Some(job);
+            }
+            let told = known.teller.is_none_or(|teller| teller == job);
+            if told && vertex.completed.is_some() && vertex.error.is_empty() {
                 known.end = if vertex.cached { End::Cached } else { End::Ran };
             }
         }
@@ -69,15 +81,19 @@ impl Vertices {
         status.warnings.retain(|warning| keep(&warning.vertex));
     }
 
-    /// The job says no more: whoever speaks of its vertices next is heard.
-    pub fn job_ended(&mut self, job: JobId) {
-        for vertex in self
-            .seen
-            .values_mut()
-            .filter(|vertex| vertex.teller == Some(job))
-        {
-            vertex.teller = None;
+    /// The job is about to end, and the engine may stop telling it things at any moment: whoever speaks of its vertices next tells them
+    /// from then on.
+    pub fn retire(&mut self, job: JobId) {
+        self.retired.insert(job);
+        for vertex in self.seen.values_mut() {
+            vertex.teller = vertex.teller.filter(|teller| *teller != job);
         }
+    }
+
+    /// The job says no more.
+    pub fn ended(&mut self, job: JobId) {
+        self.retire(job);
+        self.retired.remove(&job);
     }
 
     /// Whether a vertex is known to be finished.
@@ -174,7 +190,9 @@ mod tests {
         );
         assert_eq!(vertices.admit(B, log("v")), StatusResponse::default());
         assert_eq!(vertices.admit(A, log("v")).logs.len(), 1);
-        vertices.job_ended(A);
+        vertices.retire(A);
+        // Its last words are heard as long as nobody else speaks.
+        assert_eq!(vertices.admit(A, log("v")).logs.len(), 1);
         assert_eq!(vertices.admit(B, log("v")).logs.len(), 1);
         assert_eq!(vertices.admit(B, ran("v", false)).vertexes.len(), 1);
     }
@@ -183,10 +201,11 @@ mod tests {
     fn exports_tell_only_of_what_is_theirs() {
         let mut vertices = Vertices::default();
         vertices.admit(A, ran("v", false));
-        assert_eq!(
-            vertices.admit_export(ran("v", false)),
-            StatusResponse::default()
-        );
+        vertices.expect(&HashSet::from(["w".to_owned()]));
+        for keepers in ["v", "w"] {
+            let left = vertices.admit_export(ran(keepers, false));
+            assert_eq!(left, StatusResponse::default());
+        }
         for _ in 0..2 {
             assert_eq!(
                 vertices

@@ -48,6 +48,8 @@ pub struct Manners {
     /// Refuses every agent so.
     pub refuses: Option<Status>,
     pub sessions: SessionCalls,
+    /// How far its clock is ahead of everyone else's.
+    pub ahead: Duration,
 }
 
 impl Default for Manners {
@@ -57,6 +59,7 @@ impl Default for Manners {
             lease: Duration::from_secs(60),
             stage_registry: String::new(),
             refuses: None,
+            ahead: Duration::ZERO,
             sessions: Arc::new(|_| {
                 Box::pin(async { grpc_error(tonic::Code::Unavailable, "no client") })
             }),
@@ -116,7 +119,7 @@ impl Fleet for Server {
             ));
         };
         let (to, stream) = mpsc::channel(64);
-        let now = std::time::SystemTime::now();
+        let now = std::time::SystemTime::now() + self.manners.ahead;
         let welcome = v1::Welcome {
             agent: "agent-1".into(),
             heartbeat_ms: self

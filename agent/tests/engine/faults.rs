@@ -12,10 +12,12 @@ use croft_local::{Engine, EngineOptions};
 use croft_proto::v1::{self, agent_message::Message as FromAgent};
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Farm, Gate, bench,
     coordinator::{Manners, build, held, offer, pushed},
+    files::Folder,
     llb::Llb,
     nonce, repository,
 };
@@ -156,6 +158,51 @@ async fn a_stage_registry_that_fails_is_the_farms_fault_and_the_next_try_starts_
 }
 
 #[tokio::test]
+async fn a_tunnel_that_breaks_in_mid_upload_is_the_farms_fault_and_the_next_try_works() {
+    let folder = Folder {
+        name: "file",
+        data: Arc::new(nonce().into_bytes()),
+    };
+    let broken = Arc::new(AtomicBool::new(false));
+    let manners = Manners {
+        sessions: Arc::new(move |request| {
+            let (folder, broken) = (folder.clone(), broken.clone());
+            Box::pin(async move {
+                if !broken.swap(true, Ordering::SeqCst) {
+                    request
+                        .extensions()
+                        .get::<CancellationToken>()
+                        .expect("the connection's")
+                        .cancel();
+                    std::future::pending::<()>().await;
+                }
+                folder.answer(request).await
+            })
+        }),
+        ..Manners::default()
+    };
+    let (_farm, mut link) = Farm::start(manners).await;
+    let methods = vec!["/moby.filesync.v1.FileSync/DiffCopy".to_owned()];
+    let mut context = build();
+    context.sessions = vec![v1::Session {
+        id: nonce(),
+        shared_key: nonce(),
+        methods,
+        ..Default::default()
+    }];
+    let mut llb = Llb::default();
+    let local = llb.local("context");
+    let output = vec![held("o", llb.definition(&local))];
+    let failed = link.run(offer(&context, output.clone())).await;
+    assert_eq!(
+        failed.failure().kind(),
+        v1::failure::Kind::Farm,
+        "{failed:?}"
+    );
+    link.run(offer(&context, output)).await.done();
+}
+
+#[tokio::test]
 async fn an_engine_that_dies_takes_its_keepers_with_it_and_the_farm_hears_of_both() {
     let engine = tokio::task::spawn_blocking(|| {
         let mirror = Some(
@@ -189,15 +236,13 @@ async fn an_engine_that_dies_takes_its_keepers_with_it_and_the_farm_hears_of_bot
     let dead = tokio::task::spawn_blocking(move || drop(engine));
     let (mut failure, mut closed, mut unhealthy) = (None, None, false);
     while failure.is_none() || closed.is_none() || !unhealthy {
-        link.next("the engine's end", |message| match message {
-            FromAgent::Finished(finished) if finished.attempt == id => {
-                Some(failure = finished.result)
-            }
-            FromAgent::KeeperClosed(keeper) => Some(closed = Some(keeper.build)),
-            FromAgent::Heartbeat(heartbeat) => Some(unhealthy |= !heartbeat.engine_healthy),
-            _ => None,
-        })
-        .await;
+        let said = link.next("the engine's end", Some).await;
+        match said {
+            FromAgent::Finished(finished) if finished.attempt == id => failure = finished.result,
+            FromAgent::KeeperClosed(keeper) => closed = Some(keeper.build),
+            FromAgent::Heartbeat(heartbeat) => unhealthy |= !heartbeat.engine_healthy,
+            _ => {}
+        }
     }
     waiting.killed().await;
     let Some(v1::finished::Result::Failure(failure)) = failure else {

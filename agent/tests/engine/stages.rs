@@ -1,5 +1,7 @@
 //! Stages: what is offered is run, once, and comes back as asked.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use croft_buildkit::errors;
 use croft_proto::v1::{
     self, agent_message::Message as FromAgent, coordinator_message::Message as FromCoordinator,
@@ -106,6 +108,37 @@ async fn a_failing_command_ends_its_stage_as_the_builds_own_failure_with_buildki
     assert!(failure.message.contains("exit code: 7"), "{failure:?}");
     let status = errors::decode(&failure.status).expect("a status");
     assert_eq!(errors::failed_vertices(&status), [run.digest()]);
+}
+
+#[tokio::test]
+async fn what_a_failing_command_said_is_told_before_its_failure() {
+    let (_farm, mut link) = Farm::start(Manners::default()).await;
+    let word = nonce();
+    let mut llb = Llb::default();
+    let base = llb.image("docker.io/library/busybox:latest");
+    let run = llb.run(&base, &format!("echo last-{word} >&2; exit 7"));
+    link.offer(offer(&build(), vec![held("o", llb.definition(&run))]))
+        .await;
+    let (mut said, mut ended) = (false, false);
+    link.next("the end", |message| match message {
+        FromAgent::Progress(progress) => {
+            let status = status_of(&progress);
+            let mut words = status
+                .logs
+                .iter()
+                .map(|log| String::from_utf8_lossy(&log.msg));
+            said |= words.any(|words| words.contains(&word));
+            ended |= status
+                .vertexes
+                .iter()
+                .any(|vertex| vertex.digest == run.digest() && !vertex.error.is_empty());
+            None
+        }
+        FromAgent::Finished(_) => Some(()),
+        _ => None,
+    })
+    .await;
+    assert!(said && ended, "its last line: {said}, its error: {ended}");
 }
 
 #[tokio::test]
@@ -229,7 +262,19 @@ async fn a_malformed_offer_is_answered_and_harms_nothing() {
 
 #[tokio::test]
 async fn what_a_command_prints_is_told_once_and_in_the_coordinators_time() {
-    let (_farm, mut link) = Farm::start(Manners::default()).await;
+    let ahead = Duration::from_secs(86_400);
+    let (_farm, mut link) = Farm::start(Manners {
+        ahead,
+        ..Manners::default()
+    })
+    .await;
+    let begun = SystemTime::now() + ahead;
+    let begun: i64 = begun
+        .duration_since(UNIX_EPOCH)
+        .expect("late")
+        .as_secs()
+        .try_into()
+        .expect("not that late");
     let word = nonce();
     let mut llb = Llb::default();
     let base = llb.image("docker.io/library/busybox:latest");
@@ -249,13 +294,13 @@ async fn what_a_command_prints_is_told_once_and_in_the_coordinators_time() {
             FromAgent::Progress(progress) => {
                 let status = status_of(&progress);
                 assert_eq!(progress.build, context.build);
-                let text = status
-                    .logs
-                    .iter()
-                    .map(|log| String::from_utf8_lossy(&log.msg));
-                said += text
-                    .filter(|text| text.contains(&format!("said-{word}")))
-                    .count();
+                for log in status.logs {
+                    if String::from_utf8_lossy(&log.msg).contains(&format!("said-{word}")) {
+                        said += 1;
+                        let at = log.timestamp.expect("a time").seconds;
+                        assert!((begun..begun + 600).contains(&at), "{at} against {begun}");
+                    }
+                }
                 if !progress.attempt.is_empty() {
                     assert_eq!(
                         (&progress.attempt, progress.output.as_str()),
