@@ -35,6 +35,18 @@ pub struct EngineOptions {
     pub place: Place,
     /// The registry that answers for docker.io, over plain HTTP.
     pub mirror: Option<SocketAddr>,
+    /// Where a Docker Engine keeps images.
+    pub images: ImageStore,
+}
+
+/// Where a Docker Engine keeps images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ImageStore {
+    /// In containerd's store, as a farm needs it.
+    #[default]
+    Containerd,
+    /// In its own store of old, which can neither push by digest nor keep several platforms: to see what is said of such an engine.
+    Graph,
 }
 
 impl Default for EngineOptions {
@@ -43,6 +55,7 @@ impl Default for EngineOptions {
             name: "engine".to_owned(),
             place: Place::default(),
             mirror: None,
+            images: ImageStore::default(),
         }
     }
 }
@@ -102,7 +115,7 @@ impl Engine {
         let socket = sockets.join("docker.sock");
         let names = Names::draw()?;
         let mut settings = json!({
-            "features": {"containerd-snapshotter": true},
+            "features": {"containerd-snapshotter": options.images == ImageStore::Containerd},
             "bridge": names.bridge(),
             "iptables": false, "ip6tables": false, "ip-forward": false, "ip-masq": false,
             "insecure-registries": ["127.0.0.0/8"],

@@ -24,7 +24,7 @@ mod workbench;
 
 pub use background::{Background, Hold, Up, export_lines};
 pub use base::{BASE_REPOSITORY, BaseImage};
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, ImageStore};
 pub use error::{Error, Result};
 pub use farm::{Farm, FarmAgent};
 pub use home::Place;

@@ -15,7 +15,7 @@ use members::{AGENT_WITHIN, Coordinator, FarmEngine, agent, connected, coordinat
 
 use crate::{
     base::{BASE_REPOSITORY, BaseImage},
-    engine::{Engine, EngineOptions},
+    engine::{Engine, EngineOptions, ImageStore},
     error::{Doing, Error, Result},
     home::{Place, temporary},
     options::{AgentName, Binaries, FarmOptions},
@@ -333,6 +333,7 @@ fn engines<'scope, 'env>(
                     name,
                     place: place.clone(),
                     mirror: Some(mirror),
+                    images: ImageStore::Containerd,
                 })
                 .map(FarmEngine::Own)
             }
