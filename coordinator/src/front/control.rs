@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use super::convert;
-use super::jobs::Jobs;
+use super::jobs::{Jobs, Open, Returned};
 use crate::control::{Build, Control, Failure, Results};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -28,12 +28,24 @@ impl Face {
         Self { control, jobs }
     }
 
+    /// Opens the build and the job of a solve.
+    fn begin(&self, solve: &api::SolveRequest) -> Result<(Arc<Build>, Open, Returned), Status> {
+        let mut wanted = convert::request(solve).map_err(|f| convert::status(&f))?;
+        wanted.traceparent = crate::telemetry::traceparent();
+        let build = self
+            .control
+            .open(wanted)
+            .map_err(|failure| convert::status(&failure))?;
+        let (open, returned) = self.jobs.open(&solve.r#ref, Arc::clone(&build))?;
+        Ok((build, open, returned))
+    }
+
     /// The result of a solve: its own definition or frontend, or what the client's gateway function returns.
     async fn result(
         &self,
         solve: &api::SolveRequest,
         build: &Arc<Build>,
-        returned: tokio::sync::oneshot::Receiver<Result<Results, Failure>>,
+        returned: Returned,
     ) -> Result<Results, Failure> {
         let own = solve.definition.as_ref().is_some_and(|d| !d.def.is_empty());
         if own || !solve.frontend.is_empty() {
@@ -130,14 +142,10 @@ impl Service for Face {
             tracing::info_span!("solve", client_ref = %solve.r#ref, build = tracing::field::Empty);
         crate::telemetry::continue_trace(&span, &traceparent);
         async {
-            let mut wanted = convert::request(&solve).map_err(|f| convert::status(&f))?;
-            wanted.traceparent = crate::telemetry::traceparent();
-            let build = self
-                .control
-                .open(wanted)
-                .map_err(|failure| convert::status(&failure))?;
+            let (build, open, returned) = self
+                .begin(&solve)
+                .inspect_err(|why| self.jobs.refuse(&solve.r#ref, why))?;
             tracing::Span::current().record("build", tracing::field::display(build.id()));
-            let (open, returned) = self.jobs.open(&solve.r#ref, Arc::clone(&build))?;
             // When the client goes away this future is dropped, and with it the build's only reason to run. What runs goes on by itself
             // until it has put everything in order.
             let _alive = build.cancel_when_dropped("the client is gone");

@@ -2,9 +2,9 @@
 //!
 //! A client starts its solve, its status stream and its gateway calls at once and in any order, so each waits here for the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard_buildkit_proto::pb;
 use tokio::sync::{oneshot, watch};
@@ -22,8 +22,21 @@ const MAX_JOBS: usize = 10_000;
 /// All jobs by the client's reference.
 #[derive(Default)]
 pub struct Jobs {
-    open: Mutex<HashMap<String, Arc<Job>>>,
+    table: Mutex<Table>,
     changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Table {
+    open: HashMap<String, Arc<Job>>,
+    /// Solves that were refused a short while ago, oldest first.
+    refused: VecDeque<Refused>,
+}
+
+struct Refused {
+    client_ref: String,
+    why: Status,
+    at: Instant,
 }
 
 /// One solve.
@@ -33,6 +46,9 @@ pub struct Job {
     refs: Mutex<HashMap<String, Option<pb::Definition>>>,
     returned: Mutex<Option<oneshot::Sender<Result<Results, Failure>>>>,
 }
+
+/// What the client's gateway function returns.
+pub type Returned = oneshot::Receiver<Result<Results, Failure>>;
 
 /// Keeps a job open; dropped, the job is gone.
 pub struct Open {
@@ -46,7 +62,7 @@ impl Jobs {
         self: &Arc<Self>,
         client_ref: &str,
         build: Arc<Build>,
-    ) -> Result<(Open, oneshot::Receiver<Result<Results, Failure>>), Status> {
+    ) -> Result<(Open, Returned), Status> {
         let (returned, result) = oneshot::channel();
         let job = Arc::new(Job {
             build,
@@ -54,18 +70,19 @@ impl Jobs {
             returned: Mutex::new(Some(returned)),
         });
         {
-            let mut open = self.lock();
-            if open.len() >= MAX_JOBS {
+            let mut table = self.lock();
+            if table.open.len() >= MAX_JOBS {
                 return Err(Status::resource_exhausted(format!(
                     "{MAX_JOBS} solves are under way: try again later"
                 )));
             }
-            if open.contains_key(client_ref) {
+            if table.open.contains_key(client_ref) {
                 return Err(Status::already_exists(format!(
                     "job ID {client_ref} exists"
                 )));
             }
-            open.insert(client_ref.to_owned(), job);
+            table.open.insert(client_ref.to_owned(), job);
+            table.refused.retain(|one| one.client_ref != client_ref);
         }
         self.changed.send_replace(());
         let open = Open {
@@ -75,33 +92,59 @@ impl Jobs {
         Ok((open, result))
     }
 
+    /// Lets the calls that belong to a solve fail as it did, instead of waiting for a job that never comes.
+    pub fn refuse(&self, client_ref: &str, why: &Status) {
+        let mut table = self.lock();
+        let old = |one: &Refused| one.at.elapsed() > JOB_WAIT;
+        while table.refused.len() >= MAX_JOBS || table.refused.front().is_some_and(old) {
+            table.refused.pop_front();
+        }
+        table.refused.push_back(Refused {
+            client_ref: client_ref.to_owned(),
+            why: why.clone(),
+            at: Instant::now(),
+        });
+        drop(table);
+        self.changed.send_replace(());
+    }
+
     /// The job of a reference, waiting for it as clients need.
     pub async fn wait(&self, client_ref: &str) -> Result<Arc<Job>, Status> {
         let mut changed = self.changed.subscribe();
         let wait = async {
             loop {
                 changed.mark_unchanged();
-                if let Some(job) = self.lock().get(client_ref).cloned() {
-                    return Some(job);
+                if let Some(found) = self.lock().find(client_ref) {
+                    return Some(found);
                 }
                 changed.changed().await.ok()?;
             }
         };
-        tokio::time::timeout(JOB_WAIT, wait)
-            .await
-            .ok()
-            .flatten()
-            .ok_or_else(|| Status::not_found(format!("no such job {client_ref}")))
+        let found = tokio::time::timeout(JOB_WAIT, wait).await.ok().flatten();
+        found.unwrap_or_else(|| Err(Status::not_found(format!("no such job {client_ref}"))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Job>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn find(&self, client_ref: &str) -> Option<Result<Arc<Job>, Status>> {
+        if let Some(job) = self.open.get(client_ref) {
+            return Some(Ok(Arc::clone(job)));
+        }
+        let refused = self
+            .refused
+            .iter()
+            .find(|one| one.client_ref == client_ref)?;
+        Some(Err(refused.why.clone()))
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.jobs.lock().remove(&self.client_ref);
+        self.jobs.lock().open.remove(&self.client_ref);
     }
 }
 
@@ -147,5 +190,27 @@ impl Job {
                 "the build has returned already",
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_belongs_to_a_refused_solve_fails_as_that_did_and_at_once() {
+        let jobs = Jobs::default();
+        let early = jobs.wait("refused");
+        tokio::pin!(early);
+        assert!(futures::poll!(&mut early).is_pending());
+        jobs.refuse("refused", &Status::invalid_argument("no"));
+        for answer in [early.await, jobs.wait("refused").await] {
+            assert_eq!(
+                answer.err().map(|s| s.message().to_owned()),
+                Some("no".into())
+            );
+        }
+        let other = jobs.wait("other").await.err().unwrap();
+        assert_eq!(other.code(), tonic::Code::NotFound);
     }
 }
