@@ -1,6 +1,6 @@
 //! Keepers: for each build, what this agent holds open on its engine until the build ends, so that nothing of it runs twice.
 //!
-//! A keeper is a set of gateway jobs with one session: every attempt and every frontend call gets a job of its own. Live vertices are shared
+//! A keeper is a set of gateway jobs with one session: every output and every frontend call gets a job of its own. Live vertices are shared
 //! between the jobs of an engine and stay referenced while any job holds them, so results stay as long as their job does; and an
 //! error sticks to a vertex as long as any job holds that vertex, so a job that failed is closed at once and the next try starts clean.
 //! What is solved in the jobs is `stage`'s and `questions`' business.
@@ -312,12 +312,12 @@ impl Keeper {
         })
     }
 
-    /// Holds a job, with `results` in it, until the keeper is closed.
-    pub fn hold(&self, job: Job, results: impl IntoIterator<Item = Edge>) {
+    /// Holds a job, and the result that was solved in it, until the keeper is closed.
+    pub fn hold(&self, job: Job, result: Option<Edge>) {
         let mut held = lock(&self.held);
         if !self.closed.is_cancelled() {
             held.jobs.push(job);
-            held.results.extend(results);
+            held.results.extend(result);
         }
     }
 

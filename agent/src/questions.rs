@@ -88,7 +88,7 @@ impl Answers<'_> {
             let job = keeper.job(trace).await.map_err(of_engine)?;
             match job.solve(request).await {
                 Ok(response) => {
-                    keeper.hold(job, []);
+                    keeper.hold(job, None);
                     Ok(response.result.unwrap_or_default().encode_to_vec())
                 }
                 Err(status) => {

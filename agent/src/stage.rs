@@ -9,7 +9,7 @@ use std::{
 use croft_buildkit::{
     api::{
         control::{CacheOptions, Exporter, SolveRequest},
-        frontend,
+        frontend, pb,
     },
     gateway::BuildRef,
     trace::TraceContext,
@@ -20,7 +20,7 @@ use tonic::Status;
 use crate::{
     failure::{Failure, StageRegistry, is_mere_cancellation},
     ids::OutputId,
-    keeper::{Job, Keeper, LAST_WORDS},
+    keeper::{Keeper, LAST_WORDS},
     ledger::Tally,
     vertices,
     work::{Offer, Output},
@@ -29,8 +29,8 @@ use crate::{
 /// What an exporter answered.
 pub type ExporterResponse = HashMap<String, String>;
 
-/// Makes all outputs of a stage, at once; `ready` hears of each as it comes. The first real error ends the others. What was made is held
-/// by the keeper; of a stage that failed nothing is, so that the next try starts clean.
+/// Makes all outputs of a stage, at once; `ready` hears of each as it comes, and the keeper holds it from then on, whatever becomes of the
+/// others. The first real error ends those that are not there yet.
 pub async fn run(
     keeper: &Arc<Keeper>,
     offer: &Offer,
@@ -47,27 +47,18 @@ pub async fn run(
     let vertices: HashSet<_> = definitions().flat_map(vertices::digests).collect();
     keeper.expect(&vertices);
     let cuts = keeper.cuts();
-    let job = keeper
-        .job(trace)
-        .await
-        .map_err(|status| Failure::of_engine(&status))?;
-    if let Err(mut failure) = make_all(keeper, &job, offer, stages, trace, ready).await {
+    if let Err(mut failure) = make_all(keeper, offer, stages, trace, ready).await {
         if keeper.cuts() > cuts {
             failure.blame_tunnel();
         }
-        // The next try may come at once, and would meet the same error while the engine still has this job.
-        job.close().await;
         return Err(failure);
     }
     let results: Vec<_> = definitions().filter_map(vertices::result).collect();
-    let tally = keeper.tally(&vertices, &results).await;
-    keeper.hold(job, results);
-    Ok(tally)
+    Ok(keeper.tally(&vertices, &results).await)
 }
 
 async fn make_all(
-    keeper: &Keeper,
-    job: &Job,
+    keeper: &Arc<Keeper>,
     offer: &Offer,
     stages: &StageRegistry,
     trace: Option<&TraceContext>,
@@ -76,7 +67,7 @@ async fn make_all(
     let mut outputs: FuturesUnordered<_> = offer
         .outputs
         .iter()
-        .map(async |output| (output, make(keeper, job, offer, output, trace).await))
+        .map(async |output| (output, make(keeper, offer, output, trace).await))
         .collect();
     let mut given_up = Ok(());
     while let Some((output, made)) = outputs.next().await {
@@ -93,23 +84,42 @@ async fn make_all(
 }
 
 async fn make(
-    keeper: &Keeper,
-    job: &Job,
+    keeper: &Arc<Keeper>,
     offer: &Offer,
     output: &Output,
     trace: Option<&TraceContext>,
 ) -> Result<ExporterResponse, Status> {
     if let Some(definition) = &output.definition {
-        job.solve(frontend::SolveRequest {
-            definition: Some(definition.clone()),
-            evaluate: true,
-            allow_result_return: true,
-            allow_result_array_ref: true,
-            ..Default::default()
-        })
-        .await?;
+        solve(keeper, definition, trace).await?;
     }
     export(keeper, offer.attempt.as_str(), output, trace).await
+}
+
+/// Solves a definition in a job of its own, which is held if that went well.
+async fn solve(
+    keeper: &Arc<Keeper>,
+    definition: &pb::Definition,
+    trace: Option<&TraceContext>,
+) -> Result<(), Status> {
+    let job = keeper.job(trace).await?;
+    let request = frontend::SolveRequest {
+        definition: Some(definition.clone()),
+        evaluate: true,
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        ..Default::default()
+    };
+    match job.solve(request).await {
+        Ok(_) => {
+            keeper.hold(job, vertices::result(definition));
+            Ok(())
+        }
+        Err(status) => {
+            // The next try may come at once, and would meet the same error while the engine still has this job.
+            job.close().await;
+            Err(status)
+        }
+    }
 }
 
 /// Exports what the keeper holds, if the output is to be exported at all. `of` is the attempt or the request that it belongs to.

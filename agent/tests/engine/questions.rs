@@ -5,7 +5,9 @@ use croft_buildkit::api::{
     frontend::{self, result::Result as Refs},
     pb,
 };
-use croft_proto::v1::{self, answer::Answer, request::Request};
+use croft_proto::v1::{
+    self, agent_message::Message as FromAgent, answer::Answer, request::Request,
+};
 use prost::Message;
 
 use crate::{
@@ -155,6 +157,56 @@ async fn what_is_held_can_be_exported_later_and_is_the_same() {
         exported.exporter_response["containerimage.digest"],
         first.digest("o")
     );
+}
+
+#[tokio::test]
+async fn an_output_is_held_as_soon_as_it_is_ready_and_whatever_becomes_of_the_others() {
+    let (_farm, mut link) = Farm::start(Manners::default()).await;
+    let repository = repository().await;
+    let gate = Gate::new().await;
+    let mut llb = Llb::default();
+    let base = llb.image("docker.io/library/busybox:latest");
+    let quick = llb.run(
+        &base,
+        &format!(": {}; head -c 32 /dev/urandom > /random", nonce()),
+    );
+    llb.uncached(&quick);
+    let slow = llb.run(&base, &format!("{}; exit 1", gate.wait()));
+    let context = build();
+    let outputs = vec![
+        pushed("quick", llb.definition(&quick), &repository),
+        held("slow", llb.definition(&slow)),
+    ];
+    link.offer(offer(&context, outputs)).await;
+    let waiting = gate.arrived().await;
+    let ready = link.next("the quick output", |message| match message {
+        FromAgent::OutputReady(ready) => {
+            Some(ready.exporter_response["containerimage.digest"].clone())
+        }
+        _ => None,
+    });
+    let digest = ready.await;
+    let output = pushed("later", llb.definition(&quick), &repository);
+    let export = v1::ExportHeld {
+        context: Some(context),
+        output: Some(output),
+    };
+    let mut waiting = Some(waiting);
+    for _ in ["while the other runs", "when it has failed"] {
+        let answers = link.ask(Request::Export(export.clone())).await;
+        let [Answer::Exported(exported)] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        assert_eq!(exported.exporter_response["containerimage.digest"], digest);
+        if let Some(waiting) = waiting.take() {
+            waiting.open();
+            let failed = link.next("the end", |message| match message {
+                FromAgent::Finished(finished) => finished.result,
+                _ => None,
+            });
+            assert!(matches!(failed.await, v1::finished::Result::Failure(_)));
+        }
+    }
 }
 
 #[tokio::test]
