@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::apicaps::ApiCap;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend as api;
@@ -12,10 +13,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::control::returned_error;
 use super::convert;
-use super::jobs::{Job, Jobs};
+use super::jobs::{Job, Jobs, NoJob};
 use super::maps;
 use crate::control::image::Shape;
 use crate::control::{Control, ResultTarget, Results};
+
+/// Clients show the first error that they get: that of a refused solve should be its own, with all that it says.
+const SOLVE_FIRST: Duration = Duration::from_millis(100);
 
 /// The gateway over the whole farm.
 pub struct Bridge {
@@ -37,7 +41,14 @@ impl Bridge {
                     "no buildid found in context: the call belongs to no solve",
                 )
             })?;
-        self.jobs.wait(client_ref).await
+        match self.jobs.wait(client_ref).await {
+            Ok(job) => Ok(job),
+            Err(NoJob::Refused(why)) => {
+                tokio::time::sleep(SOLVE_FIRST).await;
+                Err(why)
+            }
+            Err(NoJob::Unknown(why)) => Err(why),
+        }
     }
 
     /// Passes a question on to the engine that plans the build, as it came.

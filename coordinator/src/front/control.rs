@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use super::convert;
-use super::jobs::{Jobs, Open, Returned};
+use super::jobs::{Jobs, NoJob, Open, Returned};
 use crate::control::{Build, Control, Failure, Results};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -177,12 +177,16 @@ impl Service for Face {
         &self,
         request: Request<api::StatusRequest>,
     ) -> Result<Response<Self::StatusStream>, Status> {
-        let job = self.jobs.wait(&request.into_inner().r#ref).await?;
-        let reader = job.build.progress().reader();
-        drop(job);
-        let stream = futures::stream::unfold(reader, |mut reader| async move {
+        let reader = match self.jobs.wait(&request.into_inner().r#ref).await {
+            Ok(job) => Some(job.build.progress().reader()),
+            // The solve itself says why; an error here would be shown in its place.
+            Err(NoJob::Refused(_)) => None,
+            Err(NoJob::Unknown(why)) => return Err(why),
+        };
+        let stream = futures::stream::unfold(reader, |reader| async move {
+            let mut reader = reader?;
             let status = reader.next().await?;
-            Some((Ok((*status).clone()), reader))
+            Some((Ok((*status).clone()), Some(reader)))
         });
         let mut response = Response::new(Box::pin(stream) as Self::StatusStream);
         timestamped(response.metadata_mut());
