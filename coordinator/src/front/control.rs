@@ -2,17 +2,23 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
 use bollard_buildkit_proto::moby::buildkit::v1::control_server::Control as Service;
 use croft_buildkit::session::ClientSession;
 use futures::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 use tracing::Instrument as _;
 
 use super::convert;
 use super::jobs::{Jobs, NoJob, Open, Returned};
 use crate::control::{Build, Control, Failure, Results};
+
+/// A session that is not there by then belongs to a client that has none.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -38,6 +44,19 @@ impl Face {
             .map_err(|failure| convert::status(&failure))?;
         let (open, returned) = self.jobs.open(&solve.r#ref, Arc::clone(&build))?;
         Ok((build, open, returned))
+    }
+
+    /// Waits until a session is past its opening. A client that is refused ends its session at once, and where the two ends are still
+    /// greeting each other it takes the bytes under way for nonsense, and says so to its user.
+    async fn settle(&self, session: &str) {
+        let greeted = async {
+            let session = self.control.sessions().wait(session).await?;
+            let request = HealthCheckRequest::default();
+            HealthClient::new(session).check(request).await.ok()
+        };
+        if !session.is_empty() {
+            let _ = tokio::time::timeout(SETTLES_WITHIN, greeted).await;
+        }
     }
 
     /// The result of a solve: its own definition or frontend, or what the client's gateway function returns.
@@ -142,9 +161,14 @@ impl Service for Face {
             tracing::info_span!("solve", client_ref = %solve.r#ref, build = tracing::field::Empty);
         crate::telemetry::continue_trace(&span, &traceparent);
         async {
-            let (build, open, returned) = self
-                .begin(&solve)
-                .inspect_err(|why| self.jobs.refuse(&solve.r#ref, why))?;
+            let (build, open, returned) = match self.begin(&solve) {
+                Ok(begun) => begun,
+                Err(why) => {
+                    self.jobs.refuse(&solve.r#ref, &why);
+                    self.settle(&solve.session).await;
+                    return Err(why);
+                }
+            };
             tracing::Span::current().record("build", tracing::field::display(build.id()));
             // When the client goes away this future is dropped, and with it the build's only reason to run. What runs goes on by itself
             // until it has put everything in order.
