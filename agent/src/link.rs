@@ -109,6 +109,7 @@ pub async fn serve(
             }
             End::Broken(why) => {
                 let wait = spread(backoff);
+                let why = with_hint(endpoint.uri(), why);
                 tracing::warn!(coordinator = %endpoint.uri(), why, "no coordinator: trying again in {} ms", wait.as_millis());
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
@@ -205,6 +206,16 @@ fn describe(status: &Status) -> String {
     status
         .source()
         .map_or_else(|| status.message().to_owned(), crate::root_cause)
+}
+
+/// A coordinator that does not take our certificate just closes the connection, as far as we hear.
+fn with_hint(url: &http::Uri, why: String) -> String {
+    match url.scheme_str() {
+        Some("https") if why == "connection closed" => {
+            format!("{why}: does the coordinator know the authority that --tls-cert is from?")
+        }
+        _ => why,
+    }
 }
 
 /// The heartbeats without an answer yet, oldest first: when each went out and whom it named.

@@ -91,6 +91,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         stop.clone(),
         tasks.clone(),
     ));
+    if listen.tls_cert.is_none() {
+        tracing::warn!("no TLS is set up: listening on loopback only");
+    }
     tracing::info!(clients = %client_addr, agents = %agent_addr, "ready");
     announce(client_addr, agent_addr);
 
@@ -119,7 +122,6 @@ fn loopback_only(listen: &Listen) -> anyhow::Result<()> {
             );
         }
     }
-    tracing::warn!("no TLS is set up: listening on loopback only");
     Ok(())
 }
 
@@ -188,10 +190,10 @@ async fn accept(
     tasks: TaskTracker,
 ) {
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: what is open may end meanwhile.
                     tracing::warn!(%error, "a connection can't be taken");
@@ -207,7 +209,8 @@ async fn accept(
                 None => connection(stream, router, stop).await,
                 Some(tls) => match tls.accept(stream).await {
                     Ok(stream) => connection(stream, router, stop).await,
-                    Err(error) => tracing::debug!(%error, "a peer's TLS failed"),
+                    // The peer may not hear why: of a certificate that is refused it sees but a closed connection.
+                    Err(error) => tracing::info!(%peer, %error, "a peer's TLS failed"),
                 },
             }
         });

@@ -60,7 +60,9 @@ pub enum ConnectError {
         reason: String,
     },
     /// It answers and refuses.
-    #[error("PostgreSQL at {place} refuses the connection: {reason}")]
+    #[error(
+        "PostgreSQL at {place} refuses the connection: correct --database-url, or what the server allows ({reason})"
+    )]
     Refused {
         /// Host and port, or socket.
         place: String,
@@ -91,6 +93,13 @@ pub enum ConnectError {
 impl Store {
     /// Connects, and brings the schema up to date. Of several coordinators that start at once one migrates and the others wait.
     pub async fn connect(config: &DatabaseConfig) -> Result<Store, ConnectError> {
+        // The parser would take any scheme for its own.
+        if !["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| config.url.starts_with(scheme))
+        {
+            return Err(ConnectError::BadUrl);
+        }
         let options = PgConnectOptions::from_str(&config.url).map_err(|_| ConnectError::BadUrl)?;
         let options = options.application_name("croft-coordinator");
         let place = place(&options);
@@ -158,7 +167,14 @@ fn place(options: &PgConnectOptions) -> String {
     }
 }
 
-fn one_line(error: &dyn std::error::Error) -> String {
+fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    // What the server says is for people; where in its source it said so is not.
+    if let Some(said) = error
+        .downcast_ref::<sqlx::Error>()
+        .and_then(sqlx::Error::as_database_error)
+    {
+        return said.message().to_owned();
+    }
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
