@@ -1,15 +1,10 @@
 //! A client that goes away, politely or not: its build ends everywhere and at once.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use croft_local::Farm;
-use serde_json::Value;
-
+use crate::builds;
 use crate::eyes::commands;
-use crate::support::{Buildx, Context, Plan, Running, engine, farm, process, process::eventually};
+use crate::support::{Buildx, Context, Plan, Running, engine, farm, process::eventually};
 
 /// How long engines may go on after the client is gone.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -24,20 +19,6 @@ fn long() -> String {
 /// The processes that sleep for so long. Not the shells around them, nor buildx, which has it in no argument.
 fn sleepers(long: &str) -> Vec<String> {
     commands(|command| command.contains(&format!("sleep {long}")))
-}
-
-/// What the farm says about the build whose Dockerfile has this text.
-fn plan(farm: &Farm, text: &str) -> Option<Plan> {
-    let croft = farm.binaries().croft();
-    let address = farm.client_address().to_string();
-    let mut ls = Command::new(&croft);
-    ls.args(["builds", "ls", "--format", "json", "--addr", &address]);
-    let listed = process::run(ls).succeeded().stdout;
-    let listed: Vec<Value> = serde_json::from_str(&listed).expect("JSON");
-    listed
-        .iter()
-        .map(|build| Plan::of(&croft, &address, build["id"].as_str().expect("an id")))
-        .find(|plan| plan.stages.iter().any(|stage| stage.name.contains(text)))
 }
 
 fn check(go_away: impl FnOnce(&mut Running)) {
@@ -63,7 +44,7 @@ fn check(go_away: impl FnOnce(&mut Running)) {
 
     let state = |plan: &Plan| plan.state.clone();
     let plan = eventually("the build is over", || {
-        plan(farm, &long).filter(|plan| state(plan) != "running")
+        builds::find(farm, &long).filter(|plan| state(plan) != "running")
     });
     assert!(gone.elapsed() < AT_ONCE, "after {:?}", gone.elapsed());
     assert_eq!(plan.state, "cancelled");

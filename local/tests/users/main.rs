@@ -6,12 +6,17 @@ mod support;
 
 mod agent;
 mod away;
+mod builds;
 mod cancel;
 mod credentials;
 mod errors;
 mod eyes;
 mod plain;
 mod platforms;
+mod programs;
 mod secrets;
 mod stage_registry;
+mod start;
 mod tags;
+mod tls;
+mod wire;
