@@ -73,3 +73,27 @@ fn what_dockerignore_names_does_not_come_along() {
     assert_eq!(image.file(&path("kept/b.txt")), "kept");
     assert!(!image.has(&path("secret")) && !image.has(&path("a.log")));
 }
+
+#[test]
+fn what_the_farm_does_not_allow_is_refused_in_one_line() {
+    let buildx = Buildx::of(farm());
+    let context = Context::new("FROM scratch\nCOPY . /$NONCE\n");
+    let built = buildx
+        .build(&context)
+        .args(["--allow", "network.host"])
+        .run()
+        .failed();
+    let said: Vec<_> = built
+        .progress()
+        .lines()
+        .filter(|line| {
+            !line.is_empty() && !line.starts_with("#0 ") && !line.starts_with("WARNING: No output")
+        })
+        .collect();
+    assert_eq!(said.len(), 1, "{said:#?}");
+    assert!(said[0].starts_with("ERROR: "), "{said:?}");
+    assert!(
+        said[0].contains("failed to solve: ") && said[0].contains("network.host is not allowed"),
+        "{said:?}"
+    );
+}

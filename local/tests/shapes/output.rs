@@ -188,6 +188,31 @@ fn a_build_for_one_platform_is_a_bare_manifest() {
 }
 
 #[test]
+fn an_image_without_layers_is_published_for_every_platform() {
+    let farm = farm();
+    let buildx = Buildx::of(farm);
+    let context = Context::new("FROM scratch\nLABEL nonce=$NONCE\n");
+    let repository = Repository::of(farm.registry(), "shapes/empty");
+    let built = buildx
+        .build(&context)
+        .platforms(&TWO)
+        .push(&repository.tag("latest"))
+        .run()
+        .succeeded();
+    let published = repository.published("latest");
+    assert_eq!(published.digest, built.digest());
+    for platform in TWO {
+        let image = published.image(platform);
+        assert_eq!(image.platform(), platform);
+        assert_eq!(image.layers().count(), 0);
+        assert_eq!(
+            image.config["config"]["Labels"]["nonce"],
+            context.nonce.as_str()
+        );
+    }
+}
+
+#[test]
 fn a_push_by_digest_leaves_no_tag() {
     let farm = farm();
     let buildx = Buildx::of(farm);

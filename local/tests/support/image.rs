@@ -100,7 +100,7 @@ impl Image {
         };
         let config = serde_json::from_slice(&blob(&manifest.document["config"])).expect("JSON");
         let root = tempfile::tempdir().expect("a temporary folder");
-        for layer in manifest.document["layers"].as_array().expect("layers") {
+        for layer in layers(&manifest.document) {
             unpack(&blob(layer), root.path());
         }
         Image {
@@ -114,6 +114,11 @@ impl Image {
     pub fn platform(&self) -> String {
         let part = |name: &str| self.config[name].as_str().unwrap_or("?");
         format!("{}/{}", part("os"), part("architecture"))
+    }
+
+    /// The descriptors of its layers.
+    pub fn layers(&self) -> impl Iterator<Item = &Value> {
+        layers(&self.manifest.document)
     }
 
     /// Its root.
@@ -135,6 +140,11 @@ impl Image {
     pub fn has(&self, path: &str) -> bool {
         self.root().join(path.trim_start_matches('/')).exists()
     }
+}
+
+/// BuildKit writes null where there are none.
+fn layers(manifest: &Value) -> impl Iterator<Item = &Value> {
+    manifest["layers"].as_array().into_iter().flatten()
 }
 
 /// Lays a layer over what is there. The tests' images delete nothing, so there are no whiteouts to follow.
