@@ -36,7 +36,7 @@ pub(super) const OFFERED: [&str; 16] = [
 ];
 
 /// What engines can do and the farm can't (yet): a client that sees these would ask for it.
-pub(super) const WITHHELD: [&str; 7] = [
+pub(super) const WITHHELD: [&str; 8] = [
     "exporter.image.attestations",
     "exporter.multiple",
     "exporter.session",
@@ -44,6 +44,7 @@ pub(super) const WITHHELD: [&str; 7] = [
     "gc.freespacefilter",
     "history.filter",
     "exec.meta.network.proxy",
+    "source.buildop.llbfilename",
 ];
 
 /// How often a frontend is tried on another agent when the farm failed.

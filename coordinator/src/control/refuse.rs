@@ -67,6 +67,9 @@ impl Control {
         match refused_sources(definition, self.stages.host()) {
             None => Ok(()),
             Some(RefusedSource::Named { identifier, .. }) => Err(refused(&identifier)),
+            Some(RefusedSource::Nested { op }) => Err(Failure::invalid(format!(
+                "op {op} is a build within the build, which this farm does not run: what it would need is known too late"
+            ))),
             Some(RefusedSource::Unreadable { op }) => {
                 Err(Failure::invalid(format!("op {op} can't be decoded")))
             }

@@ -105,8 +105,13 @@ async fn a_malformed_definition_is_refused_with_what_is_wrong() {
     let pointer = |to: &[u8]| op(&[(&digest(to), 0)], None);
     let unfinished = op(&[(&at, 0)], Some(exec()));
     let backwards = op(&[(&at, -5)], None);
+    let nested = op(&[(&at, 0)], Some(pb::op::Op::Build(pb::BuildOp::default())));
     let mut control = ControlClient::new(channel().await);
     for (what, def) in [
+        (
+            "a build within the build",
+            vec![base.clone(), nested.clone(), pointer(&nested)],
+        ),
         (
             "bytes that are no op",
             vec![vec![0xff; 40], pointer(&[0xff; 40])],
