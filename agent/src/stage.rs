@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use croft_buildkit::{
@@ -23,8 +24,16 @@ use crate::{
     keeper::{Keeper, LAST_WORDS},
     ledger::Tally,
     vertices,
-    work::{Offer, Output},
+    work::{Export, Offer, Output},
 };
+
+/// How long is waited before a push is repeated that met others: what is pushed is held, and most of it is there.
+const PUSH_PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
 
 /// What an exporter answered.
 pub type ExporterResponse = HashMap<String, String>;
@@ -132,6 +141,41 @@ pub async fn export(
     let Some(export) = &output.export else {
         return Ok(ExporterResponse::new());
     };
+    let mut pauses = PUSH_PAUSES.into_iter();
+    loop {
+        match export_once(keeper, of, output, export, trace).await {
+            Err(status) if is_push_race(&status) => match pauses.next() {
+                Some(pause) => {
+                    tracing::info!(error = status.message(), "a push is repeated");
+                    tokio::time::sleep(pause).await;
+                }
+                None => return Err(status),
+            },
+            other => return other,
+        }
+    }
+}
+
+/// Whether a registry lost sight of a blob that it has just been given. CNCF's does for a moment when somebody else uploads the same one to
+/// the same repository, as the platforms of an image do that have a layer in common.
+fn is_push_race(status: &Status) -> bool {
+    let message = status.message();
+    message.starts_with("failed to push ")
+        && [
+            "blob unknown to registry",
+            "provided digest did not match uploaded content",
+        ]
+        .iter()
+        .any(|text| message.contains(text))
+}
+
+async fn export_once(
+    keeper: &Keeper,
+    of: &str,
+    output: &Output,
+    export: &Export,
+    trace: Option<&TraceContext>,
+) -> Result<ExporterResponse, Status> {
     let context = keeper.context();
     let solve = BuildRef::unique();
     let request = SolveRequest {
@@ -174,4 +218,30 @@ pub async fn export(
         let _ = tokio::time::timeout(LAST_WORDS, watch).await;
     }
     Ok(solved?.into_inner().exporter_response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_push_that_met_another_is_repeated() {
+        for (message, race) in [
+            (
+                "failed to push r.example/x: errors:\nunknown: blob unknown to registry - sha256:00\n",
+                true,
+            ),
+            (
+                "failed to push r.example/x: errors:\nunknown: provided digest did not match uploaded content\n",
+                true,
+            ),
+            ("failed to push r.example/x: 401 Unauthorized", false),
+            (
+                "process \"/bin/sh -c echo blob unknown to registry\" did not complete successfully: exit code: 1",
+                false,
+            ),
+        ] {
+            assert_eq!(is_push_race(&Status::unknown(message)), race, "{message}");
+        }
+    }
 }

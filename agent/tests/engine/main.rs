@@ -8,6 +8,7 @@ mod files;
 mod links;
 mod llb;
 mod program;
+mod pushes;
 mod questions;
 mod sessions;
 mod stages;

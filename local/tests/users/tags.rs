@@ -65,3 +65,33 @@ fn a_watcher_of_a_failing_rebuild_sees_only_the_old_image_under_both_tags() {
         [new.clone(), new]
     );
 }
+
+#[test]
+fn platforms_and_builds_that_push_one_layer_to_one_repository_at_once_do_not_hinder_each_other() {
+    const MANY: [&str; 8] = [
+        "linux/amd64",
+        "linux/arm64",
+        "linux/ppc64le",
+        "linux/s390x",
+        "linux/riscv64",
+        "linux/loong64",
+        "linux/mips64le",
+        "windows/amd64",
+    ];
+    let farm = farm();
+    for _ in 0..3 {
+        let context = Context::new("FROM scratch\nCOPY Dockerfile /$NONCE\n");
+        let image = Repository::of(farm.registry(), &context.nonce);
+        thread::scope(|scope| {
+            for tag in ["one", "two", "three"] {
+                let (context, image) = (&context, &image);
+                scope.spawn(move || {
+                    let buildx = Buildx::of(farm);
+                    let build = buildx.build(context).platforms(&MANY);
+                    build.push(&image.tag(tag)).run().succeeded();
+                    assert_eq!(image.published(tag).platforms(), MANY);
+                });
+            }
+        });
+    }
+}
