@@ -149,7 +149,7 @@ impl Planned {
 }
 
 impl Build {
-    pub(super) fn new(id: BuildId, request: Request) -> Self {
+    pub(crate) fn new(id: BuildId, request: Request) -> Self {
         Self::telling(id, request, Arc::default())
     }
 

@@ -35,6 +35,7 @@ pub(crate) use events::held;
 pub use events::{Joining, Linked};
 pub use failure::{Failure, Kind, Result};
 pub use fleet::Fleet;
+pub use progress::{Progress, Reader};
 pub use sessions::Sessions;
 pub use stages::StageRegistry;
 

@@ -47,6 +47,9 @@ impl Bridge {
                 tokio::time::sleep(SOLVE_FIRST).await;
                 Err(why)
             }
+            Err(NoJob::Over(_)) => Err(Status::not_found(format!(
+                "no such job {client_ref}: it is over"
+            ))),
             Err(NoJob::Unknown(why)) => Err(why),
         }
     }

@@ -202,7 +202,8 @@ impl Service for Face {
         request: Request<api::StatusRequest>,
     ) -> Result<Response<Self::StatusStream>, Status> {
         let reader = match self.jobs.wait(&request.into_inner().r#ref).await {
-            Ok(job) => Some(job.build.progress().reader()),
+            Ok(job) => Some(job.follow()),
+            Err(NoJob::Over(progress)) => Some(progress.reader()),
             // The solve itself says why; an error here would be shown in its place.
             Err(NoJob::Refused(_)) => None,
             Err(NoJob::Unknown(why)) => return Err(why),

@@ -3,6 +3,7 @@
 //! A client starts its solve, its status stream and its gateway calls at once and in any order, so each waits here for the others.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,12 @@ use bollard_buildkit_proto::pb;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
-use crate::control::{Build, Failure, Results};
+use crate::control::{Build, Failure, Progress, Reader, Results};
 
 /// How long a call waits for the solve that it belongs to. Clients give up on a status stream after six seconds.
 pub const JOB_WAIT: Duration = Duration::from_secs(5);
+/// Solves of the past that are remembered.
+const MAX_PAST: usize = 256;
 /// Results that one gateway build may hold.
 const MAX_REFS: usize = 10_000;
 /// Solves that may be under way at once.
@@ -29,13 +32,13 @@ pub struct Jobs {
 #[derive(Default)]
 struct Table {
     open: HashMap<String, Arc<Job>>,
-    /// Solves that were refused a short while ago, oldest first.
-    refused: VecDeque<Refused>,
+    /// Solves that ended a short while ago before all calls that belong to them had come, oldest first.
+    past: VecDeque<Past>,
 }
 
-struct Refused {
+struct Past {
     client_ref: String,
-    why: Status,
+    end: NoJob,
     at: Instant,
 }
 
@@ -43,15 +46,19 @@ struct Refused {
 pub struct Job {
     /// What it is for the farm.
     pub build: Arc<Build>,
+    /// Somebody follows its progress, or has.
+    followed: AtomicBool,
     refs: Mutex<HashMap<String, Option<pb::Definition>>>,
     returned: Mutex<Option<oneshot::Sender<Result<Results, Failure>>>>,
 }
 
 /// Why there is no job.
-#[derive(Debug)]
+#[derive(Clone)]
 pub enum NoJob {
     /// Its solve was refused, with this.
     Refused(Status),
+    /// It is over, and nobody has followed this.
+    Over(Arc<Progress>),
     /// Nobody has heard of it.
     Unknown(Status),
 }
@@ -75,6 +82,7 @@ impl Jobs {
         let (returned, result) = oneshot::channel();
         let job = Arc::new(Job {
             build,
+            followed: AtomicBool::new(false),
             refs: Mutex::default(),
             returned: Mutex::new(Some(returned)),
         });
@@ -91,7 +99,7 @@ impl Jobs {
                 )));
             }
             table.open.insert(client_ref.to_owned(), job);
-            table.refused.retain(|one| one.client_ref != client_ref);
+            table.past.retain(|one| one.client_ref != client_ref);
         }
         self.changed.send_replace(());
         let open = Open {
@@ -103,17 +111,8 @@ impl Jobs {
 
     /// Lets the calls that belong to a solve fail as it did, instead of waiting for a job that never comes.
     pub fn refuse(&self, client_ref: &str, why: &Status) {
-        let mut table = self.lock();
-        let old = |one: &Refused| one.at.elapsed() > JOB_WAIT;
-        while table.refused.len() >= MAX_JOBS || table.refused.front().is_some_and(old) {
-            table.refused.pop_front();
-        }
-        table.refused.push_back(Refused {
-            client_ref: client_ref.to_owned(),
-            why: why.clone(),
-            at: Instant::now(),
-        });
-        drop(table);
+        self.lock()
+            .remember(client_ref, NoJob::Refused(why.clone()));
         self.changed.send_replace(());
     }
 
@@ -144,21 +143,46 @@ impl Table {
         if let Some(job) = self.open.get(client_ref) {
             return Some(Ok(Arc::clone(job)));
         }
-        let refused = self
-            .refused
-            .iter()
-            .find(|one| one.client_ref == client_ref)?;
-        Some(Err(NoJob::Refused(refused.why.clone())))
+        let past = self.past.iter().find(|one| one.client_ref == client_ref)?;
+        Some(Err(past.end.clone()))
+    }
+
+    fn remember(&mut self, client_ref: &str, end: NoJob) {
+        let old = |one: &Past| one.at.elapsed() > JOB_WAIT;
+        while self.past.len() >= MAX_PAST || self.past.front().is_some_and(old) {
+            self.past.pop_front();
+        }
+        self.past.push_back(Past {
+            client_ref: client_ref.to_owned(),
+            end,
+            at: Instant::now(),
+        });
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.jobs.lock().open.remove(&self.client_ref);
+        let mut table = self.jobs.lock();
+        let Some(job) = table.open.remove(&self.client_ref) else {
+            return;
+        };
+        // A solve may be over before the question about its progress comes, which is put at the same time.
+        if !job.followed.load(Ordering::Acquire) {
+            let progress = Arc::clone(job.build.progress());
+            table.remember(&self.client_ref, NoJob::Over(progress));
+            drop(table);
+            self.jobs.changed.send_replace(());
+        }
     }
 }
 
 impl Job {
+    /// Follows its progress.
+    pub fn follow(&self) -> Reader {
+        self.followed.store(true, Ordering::Release);
+        self.build.progress().reader()
+    }
+
     /// Gives a result a name under which the client may return it.
     pub fn keep(&self, definition: Option<pb::Definition>) -> Result<String, Status> {
         let mut refs = self.refs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,7 +229,27 @@ impl Job {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use croft_scheduler::BuildId;
+
     use super::*;
+    use crate::control::Request;
+    use crate::control::image::Outputs;
+
+    fn build() -> Arc<Build> {
+        let request = Request {
+            client_ref: String::new(),
+            session: String::new(),
+            outputs: Outputs::Keep,
+            entitlements: Vec::new(),
+            source_policy: Vec::new(),
+            cache_imports: Vec::new(),
+            attrs: BTreeMap::new(),
+            traceparent: String::new(),
+        };
+        Arc::new(Build::new(BuildId(uuid::Uuid::new_v4()), request))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_belongs_to_a_refused_solve_hears_of_that_at_once() {
@@ -219,5 +263,24 @@ mod tests {
         }
         let other = jobs.wait("other").await.err();
         assert!(matches!(other, Some(NoJob::Unknown(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_progress_of_a_job_that_was_over_too_soon_can_still_be_followed_once() {
+        let jobs = Arc::new(Jobs::default());
+        let (soon, _returned) = jobs.open("soon", build()).unwrap();
+        let (late, _returned) = jobs.open("late", build()).unwrap();
+        drop(jobs.wait("late").await.ok().unwrap().follow());
+        drop((soon, late));
+        assert!(matches!(
+            jobs.wait("soon").await.err(),
+            Some(NoJob::Over(_))
+        ));
+        assert!(matches!(
+            jobs.wait("late").await.err(),
+            Some(NoJob::Unknown(_))
+        ));
+        let _again = jobs.open("soon", build()).unwrap();
+        assert!(jobs.wait("soon").await.is_ok());
     }
 }

@@ -320,6 +320,27 @@ async fn gateway_calls_that_belong_to_no_build_are_refused() {
 }
 
 #[tokio::test]
+async fn the_progress_of_a_build_that_was_over_before_somebody_asked_has_an_end() {
+    let channel = channel().await;
+    let mut control = ControlClient::new(channel.clone());
+    // Nothing to solve, which fails at once.
+    let over = solve(vec![op(&[], None)]);
+    let client_ref = over.r#ref.clone();
+    control.solve(over).await.expect_err("there is nothing");
+    let follow = async {
+        let request = StatusRequest { r#ref: client_ref };
+        let mut stream = control.status(request).await?.into_inner();
+        while stream.message().await?.is_some() {}
+        Ok::<(), Status>(())
+    };
+    // Clients give up after three seconds and call that a failure.
+    let end = timeout(Duration::from_secs(3), follow)
+        .await
+        .expect("an end");
+    end.expect("no error");
+}
+
+#[tokio::test]
 async fn a_ref_in_use_is_refused_and_a_result_that_nobody_made_is_not_found() {
     let channel = channel().await;
     let mut control = ControlClient::new(channel.clone());
