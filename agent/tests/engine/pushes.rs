@@ -112,7 +112,10 @@ async fn a_push_that_a_registry_was_confused_about_is_repeated_without_running_a
             vec![pushed("o", llb.definition(&made), &image)],
         ))
         .await;
-    assert_eq!(ended.done().vertices_run, 2, "{ended:?}");
+    // The command, and the base where no other test has had it pulled.
+    let done = ended.done();
+    assert_eq!(done.vertices_run + done.vertices_cached, 2, "{ended:?}");
+    assert!(done.vertices_run >= 1, "{ended:?}");
     assert_eq!(registry.manifests.load(Ordering::SeqCst), 3);
 }
 
