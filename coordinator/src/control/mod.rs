@@ -149,7 +149,7 @@ impl Control {
                 )));
             }
         }
-        self.refuse_request(&request)?;
+        let request = self.admit_request(request)?;
         let id = BuildId(uuid::Uuid::now_v7());
         Ok(Arc::new(Build::new(id, request)))
     }

@@ -10,6 +10,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy::{
 use bollard_buildkit_proto::{moby::buildkit::v1::CacheOptionsEntry, pb};
 use croft_planner::{RefusedSource, refused_sources};
 use oci_client::Reference;
+use prost::Message as _;
 
 use super::Control;
 use super::build::Request;
@@ -17,18 +18,20 @@ use super::failure::{Failure, Result, decode};
 use super::image::Outputs;
 
 impl Control {
-    /// Looks through a solve.
-    pub(super) fn refuse_request(&self, request: &Request) -> Result<()> {
+    /// Looks through a solve, and adds to its source policy that results may travel.
+    pub(super) fn admit_request(&self, mut request: Request) -> Result<Request> {
         if let Outputs::Image(image) = &request.outputs {
             self.refuse_output(&image.references)?;
         }
         if !request.source_policy.is_empty() {
-            self.refuse_policy(&decode("the source policy", &request.source_policy)?)?;
+            let policy = decode("the source policy", &request.source_policy)?;
+            self.refuse_policy(&policy)?;
+            request.source_policy = self.stages.exempt(policy).encode_to_vec();
         }
         for bytes in &request.cache_imports {
             self.refuse_cache(&decode("a cache import", bytes)?)?;
         }
-        Ok(())
+        Ok(request)
     }
 
     /// Looks through a gateway's solve.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use croft_local::Farm;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::eyes;
 use crate::support::{Build, Buildx, Context, farm, registry};
@@ -103,12 +103,7 @@ fn it_is_no_cache() {
     });
 }
 
-fn with_policy<'a>(build: Build<'a>, kind: &str, update: &str) -> Build<'a> {
-    let policy = json!({"rules": [{
-        "action": "CONVERT",
-        "selector": {"identifier": "docker-image://docker.io/library/never:*", "match_type": kind},
-        "updates": {"identifier": update},
-    }]});
+fn with_policy<'a>(build: Build<'a>, policy: &Value) -> Build<'a> {
     let path = build.home().join("policy.json");
     fs::write(&path, policy.to_string()).expect("writable");
     build.env(
@@ -117,10 +112,22 @@ fn with_policy<'a>(build: Build<'a>, kind: &str, update: &str) -> Build<'a> {
     )
 }
 
+/// A source policy that leads an image that nobody has elsewhere.
+fn conversion(kind: &str, update: &str) -> Value {
+    json!({"rules": [{
+        "action": "CONVERT",
+        "selector": {"identifier": "docker-image://docker.io/library/never:*", "match_type": kind},
+        "updates": {"identifier": update},
+    }]})
+}
+
 #[test]
 fn it_is_no_end_of_a_source_policy() {
     check("FROM busybox\nRUN : $NONCE\n", |build, image| {
-        with_policy(build, "EXACT", &format!("docker-image://{image}"))
+        with_policy(
+            build,
+            &conversion("EXACT", &format!("docker-image://{image}")),
+        )
     });
 }
 
@@ -128,7 +135,11 @@ fn it_is_no_end_of_a_source_policy() {
 fn a_source_policy_whose_end_is_open_is_refused_and_another_is_followed() {
     let context = Context::new("FROM never:1\nRUN : $NONCE\n");
     let buildx = Buildx::of(farm());
-    let open = with_policy(buildx.build(&context), "WILDCARD", "docker-image://$1").run();
+    let open = with_policy(
+        buildx.build(&context),
+        &conversion("WILDCARD", "docker-image://$1"),
+    )
+    .run();
     let open = open.failed();
     assert!(
         open.progress().contains("write out its scheme and host"),
@@ -136,9 +147,31 @@ fn a_source_policy_whose_end_is_open_is_refused_and_another_is_followed() {
         open.progress()
     );
     let fine = "docker-image://docker.io/library/busybox:latest";
-    with_policy(buildx.build(&context), "WILDCARD", fine)
+    with_policy(buildx.build(&context), &conversion("WILDCARD", fine))
         .run()
         .succeeded();
+}
+
+#[test]
+fn results_travel_whatever_a_source_policy_denies() {
+    let context = Context::new(
+        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN echo $NONCE > /x\nFROM busybox\nCOPY --from=builder /x /x\nRUN cat /x\n",
+    );
+    let rule = |action: &str, image: &str| {
+        let identifier = format!("docker-image://{image}");
+        json!({"action": action, "selector": {"identifier": identifier, "match_type": "WILDCARD"}})
+    };
+    let only = |image| json!({"rules": [rule("DENY", "*"), rule("ALLOW", image)]});
+    let buildx = Buildx::of(farm());
+    let build = |policy| with_policy(buildx.build(&context).platforms(&["linux/arm64"]), &policy);
+    let built = build(only("docker.io/library/busybox:*")).run().succeeded();
+    assert_eq!(built.plan().transfers.len(), 1);
+    let denied = build(only("docker.io/library/alpine:*")).run().failed();
+    assert!(
+        denied.progress().contains("denied by policy"),
+        "{}",
+        denied.progress()
+    );
 }
 
 #[test]
