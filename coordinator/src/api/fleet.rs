@@ -6,7 +6,7 @@ use std::sync::Arc;
 use croft_proto::PROTOCOL;
 use croft_proto::v1 as wire;
 use futures::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::agent_message::Message;
@@ -50,13 +50,23 @@ impl Service for Link {
         }
         let name = hello.name.clone();
         let hello = convert::hello(hello).map_err(Status::invalid_argument)?;
-        let (linked, messages) = self
-            .control
-            .agent_joins(hello)
+        let (answer, joined) = oneshot::channel();
+        let control = Arc::clone(&self.control);
+        // Beside this call, which is dropped as soon as its connection breaks: whoever has joined must also leave.
+        tokio::spawn(async move {
+            match control.agent_joins(hello).await {
+                Ok((linked, messages)) => {
+                    tracing::info!(agent = %name, "an agent joined");
+                    let _ = answer.send(Ok(messages));
+                    listen(control, linked, incoming).await;
+                }
+                Err(failure) => drop(answer.send(Err(failure))),
+            }
+        });
+        let messages = joined
             .await
+            .map_err(|_| Status::internal("the agent's hello was cut off"))?
             .map_err(|failure| Status::unavailable(failure.message))?;
-        tracing::info!(agent = %name, "an agent joined");
-        tokio::spawn(listen(Arc::clone(&self.control), linked, incoming));
         Ok(Response::new(Box::pin(
             ReceiverStream::new(messages).map(Ok),
         )))

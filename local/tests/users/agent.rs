@@ -24,7 +24,17 @@ pub struct Stopped {
 /// An agent that a test started itself; killed with this.
 pub struct Started {
     child: Child,
-    _state: TempDir,
+    stopped: Option<Stopped>,
+}
+
+impl Started {
+    /// Kills it, and waits until the farm knows.
+    pub fn kill(mut self, farm: &Farm) -> Stopped {
+        self.child.kill().expect("it runs");
+        let stopped = self.stopped.take().expect("it was stopped before");
+        stopped.wait_away(farm);
+        stopped
+    }
 }
 
 impl Drop for Started {
@@ -70,14 +80,13 @@ pub fn stop(farm: &Farm, name: &str, signal: Signal) -> Stopped {
         })
         .unwrap_or_else(|| panic!("{name} does not run"));
     kill(process, signal).expect("it runs");
-    eventually("the farm knows that it is away", || {
-        (state(farm, name) != "connected").then_some(())
-    });
-    Stopped {
+    let stopped = Stopped {
         name: name.to_owned(),
         arguments,
         state: tempfile::tempdir().expect("a folder"),
-    }
+    };
+    stopped.wait_away(farm);
+    stopped
 }
 
 fn has(words: &[String], flag: &str, value: &str) -> bool {
@@ -102,11 +111,18 @@ impl Stopped {
             .expect("it starts");
         let started = Started {
             child,
-            _state: self.state,
+            stopped: Some(self),
         };
+        let name = started.stopped.as_ref().map(|stopped| &*stopped.name);
         eventually("the agent is back", || {
-            (state(farm, &self.name) == "connected").then_some(())
+            (state(farm, name?) == "connected").then_some(())
         });
         started
+    }
+
+    fn wait_away(&self, farm: &Farm) {
+        eventually("the farm knows that it is away", || {
+            (state(farm, &self.name) != "connected").then_some(())
+        });
     }
 }

@@ -115,3 +115,14 @@ fn latest(farm: &Farm) -> Option<Plan> {
         "latest",
     ))
 }
+
+#[test]
+fn an_agent_that_dies_at_its_first_word_is_away_and_not_forgotten_as_there() {
+    let farm = farm_with(&[]);
+    let mut stopped = stop(&farm, "arm64-1", Signal::SIGKILL);
+    for _ in 0..15 {
+        // As soon as the farm says that it is there.
+        let started = stopped.start(&farm);
+        stopped = started.kill(&farm);
+    }
+}
