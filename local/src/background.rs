@@ -35,7 +35,7 @@ pub struct Background {
 #[derive(Debug)]
 pub struct Hold {
     background: Background,
-    _lock: File,
+    lock: File,
 }
 
 /// What `up` found.
@@ -164,7 +164,7 @@ impl Background {
             .doing("write", &path)?;
         Ok(Hold {
             background: self.clone(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -274,6 +274,13 @@ impl Background {
             what: format!("a farm in {}", self.folder.display()),
             remedy: "start it with `dev/farm up`".to_owned(),
         }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // A child of another thread that is just being started has a copy of the file: closing ours would not unlock it.
+        let _ = self.lock.unlock();
     }
 }
 
