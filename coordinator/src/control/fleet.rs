@@ -50,14 +50,16 @@ impl Fleet {
         messages
     }
 
-    /// Forgets a connection that ended. False if the agent has another one by now.
+    /// Forgets a connection that ended, if it was not cut before. False if the agent has another one by now.
     pub fn disconnect(&self, agent: AgentId, epoch: u64) -> bool {
         let mut links = self.lock();
-        let current = links.get(&agent).is_some_and(|link| link.epoch == epoch);
-        if current {
-            links.remove(&agent);
+        match links.get(&agent) {
+            Some(link) if link.epoch != epoch => false,
+            _ => {
+                links.remove(&agent);
+                true
+            }
         }
-        current
     }
 
     /// Whether this connection is the agent's present one.
@@ -209,4 +211,28 @@ impl Drop for Answers {
 
 fn gone() -> Failure {
     Failure::farm("the agent went away")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_was_cut_still_ends_and_one_that_was_replaced_does_not() {
+        let fleet = Fleet::default();
+        let agent = AgentId(uuid::Uuid::nil());
+        let renewed = || Message::Renewed(wire::Renewed::default());
+        drop(fleet.connect(agent, 1, "a"));
+        assert!(!fleet.send(agent, renewed()), "nobody takes it");
+        assert!(!fleet.is_current(agent, 1));
+        assert!(
+            fleet.disconnect(agent, 1),
+            "it is to be told that the agent is away"
+        );
+
+        let _second = fleet.connect(agent, 2, "a");
+        assert!(!fleet.disconnect(agent, 1), "the agent is here");
+        assert!(fleet.is_current(agent, 2));
+        assert!(fleet.disconnect(agent, 2));
+    }
 }
