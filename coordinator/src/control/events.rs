@@ -62,6 +62,22 @@ impl Control {
             name: joining.hello.name.as_str().into(),
             epoch: u64::try_from(link.epoch.0).unwrap_or_default(),
         };
+        match self.settle_in(&linked, &joining).await {
+            Ok(messages) => Ok((linked, messages)),
+            Err(failure) => {
+                // From its hello on the farm counts on it.
+                self.agent_leaves(&linked).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Brings what the farm believes of an agent that has just come into line with what the agent says.
+    async fn settle_in(
+        &self,
+        linked: &Linked,
+        joining: &Joining,
+    ) -> Result<mpsc::Receiver<wire::CoordinatorMessage>> {
         // Before anything can be offered over this connection: what is offered later it can't know yet.
         let runs: HashSet<Held> = joining.running.iter().copied().collect();
         for attempt in self.store.attempt_live(Some(linked.agent)).await? {
@@ -100,7 +116,7 @@ impl Control {
         self.fleet_changed();
         let what = json!({"agent": &*linked.name, "id": linked.agent, "epoch": linked.epoch});
         self.note(None, "agent joined", what).await;
-        Ok((linked, messages))
+        Ok(messages)
     }
 
     /// An agent's connection ended. What it runs stays its own until the leases end.

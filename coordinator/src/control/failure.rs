@@ -56,6 +56,13 @@ impl Failure {
         Self::new(Kind::Unservable, message)
     }
 
+    /// The farm is empty.
+    pub fn no_agents() -> Self {
+        Self::unservable(
+            "no agent has joined this farm yet: start croft-agent beside an engine and point it here",
+        )
+    }
+
     /// Someone stopped it.
     pub fn cancelled(message: impl Into<String>) -> Self {
         Self::new(Kind::Cancelled, message)

@@ -156,9 +156,7 @@ impl Control {
             let fleet = self.fleet_view().await?;
             let requested = self.settings.build_platform.as_ref();
             let Some(platform) = build_platform(&fleet, requested) else {
-                return Err(Failure::unservable(
-                    "no agent has joined this farm yet: start croft-agent beside an engine and point it here",
-                ));
+                return Err(Failure::no_agents());
             };
             let waiting = |agent| self.turns.wanted(agent);
             if let Some(agent) = choose(&fleet, &platform, build.planner(), failed, waiting) {

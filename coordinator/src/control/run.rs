@@ -282,7 +282,7 @@ impl Control {
             .map(|a| a.native.clone());
         native
             .or_else(|| build_platform(fleet, self.settings.build_platform.as_ref()))
-            .ok_or_else(|| Failure::unservable("no agent has joined this farm yet: start croft-agent beside an engine and point it here"))
+            .ok_or_else(Failure::no_agents)
     }
 }
 

@@ -115,9 +115,7 @@ impl Service for Face {
             .await
             .map_err(|failure| convert::status(&failure))?;
         if platforms.is_empty() {
-            return Err(Status::unavailable(
-                "no agent has joined this farm yet: start croft-agent beside an engine and point it here",
-            ));
+            return Err(Status::unavailable(Failure::no_agents().message));
         }
         Ok(Response::new(api::ListWorkersResponse {
             record: vec![convert::worker(&platforms)],
