@@ -30,11 +30,12 @@ use crate::{
     ids::{AttemptId, BuildId, RequestId, Token},
     keeper::{Keepers, LAST_WORDS, Shared},
     ledger::{Ledger, Outcome, Refusal, Report, Stop},
-    platform::{Abilities, Arm32, arm32_here},
+    platform::{Abilities, Arm32},
     progress::ProgressQueue,
     questions::Answers,
     sessions::Sessions,
     stage, telemetry,
+    trial::arm32_here,
     tunnel::Tunnel,
     work::{Offer, Question},
 };
@@ -55,8 +56,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// Whether emulated platforms are offered.
     pub emulate: Emulation,
-    /// What it is to stand for, whatever it is.
-    pub pretended: Option<croft_buildkit::api::pb::Platform>,
+    /// The platforms that it is to stand for, whatever it is, its native one first; empty for what it is.
+    pub pretended: Vec<croft_buildkit::api::pb::Platform>,
     /// The folder whose disk is watched; the engine's own by default.
     pub engine_root: Option<PathBuf>,
     /// Its own folder.
@@ -109,8 +110,17 @@ impl Agent {
             Arc::new(ProgressQueue::default()),
         );
         let clock = Arc::new(Clock::default());
+        let arm32 = match address {
+            Address::Tcp { .. } => Arm32::Unproven,
+            Address::Unix(_) | Address::DockerUnix(_) => {
+                let tried = tokio::task::spawn_blocking(arm32_here).await;
+                tried.unwrap_or(Arm32::Unproven)
+            }
+        };
+        let health = health::watch(engine.clone(), info);
         let keepers = Keepers::new(Shared {
             engine: engine.clone(),
+            health: health.clone(),
             sessions: Sessions::new(engine.clone(), tunnel.clone()),
             progress: progress.clone(),
             clock: clock.clone(),
@@ -119,11 +129,8 @@ impl Agent {
         let agent = Arc::new(Self {
             options,
             root,
-            arm32: match address {
-                Address::Tcp { .. } => Arm32::Unproven,
-                Address::Unix(_) | Address::DockerUnix(_) => arm32_here(),
-            },
-            health: health::watch(engine.clone(), info),
+            arm32,
+            health,
             engine,
             ledger,
             progress,
@@ -157,10 +164,8 @@ impl Agent {
     pub(crate) fn hello(&self) -> v1::Hello {
         let health = self.health.borrow().clone();
         let info = &health.info;
-        let abilities = match &self.options.pretended {
-            Some(platform) => Some(Abilities::pretended(platform.clone())),
-            None => Abilities::of_engine(&info.platforms, self.arm32),
-        };
+        let abilities = Abilities::pretended(&self.options.pretended)
+            .or_else(|| Abilities::of_engine(&info.platforms, self.arm32));
         let texts = |platforms: &[_]| platforms.iter().map(platform::format).collect();
         let emulated = abilities
             .as_ref()
@@ -187,6 +192,8 @@ impl Agent {
                 version: info.version.clone(),
                 llb_caps: info.llb_caps.iter().cloned().collect(),
                 frontend_caps: info.frontend_caps.iter().cloned().collect(),
+                entitlements: info.entitlements.iter().cloned().collect(),
+                devices: info.devices.iter().cloned().collect(),
             }),
             running: convert::held(self.ledger.held()),
             keepers: self

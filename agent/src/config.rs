@@ -74,9 +74,15 @@ pub struct EngineConfig {
     /// Also offer the platforms that the engine only emulates
     #[arg(long, env = "CROFT_EMULATE")]
     pub emulate: bool,
-    /// Stand for this native platform, os/arch[/variant], whatever the machine is: for test farms only
-    #[arg(long, env = "CROFT_PLATFORM", value_name = "PLATFORM", value_parser = platform)]
-    pub platform: Option<Platform>,
+    /// Stand for these platforms, os/arch[/variant], the native one first, whatever the machine is: for test farms only
+    #[arg(
+        long,
+        env = "CROFT_PLATFORM",
+        value_name = "PLATFORM",
+        value_parser = platform,
+        value_delimiter = ','
+    )]
+    pub platform: Vec<Platform>,
 }
 
 /// Who this agent is.

@@ -24,13 +24,14 @@ use croft_buildkit::{
     trace::TraceContext,
 };
 use futures::future::{join_all, select_all, try_join_all};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
     clock::Clock,
     failure::Failure,
+    health::Health,
     ids::{BuildId, OutputId},
     ledger::{Ledger, Report, StopReason, Tally},
     progress::{ProgressQueue, Source},
@@ -51,6 +52,8 @@ const FATE: Duration = Duration::from_millis(300);
 pub struct Shared {
     /// The engine.
     pub engine: Engine,
+    /// What it is just now.
+    pub health: watch::Receiver<Health>,
     /// The sessions on it.
     pub sessions: Arc<Sessions>,
     /// Where progress goes.
@@ -247,6 +250,17 @@ impl Keeper {
         trace.map_or_else(|| engine.clone(), |trace| engine.traced(trace.clone()))
     }
 
+    /// What the build was granted and this engine allows. It refuses a build for asking for anything else, even if no step there needs it;
+    /// steps that do need it come to other agents.
+    pub fn entitlements(&self) -> Vec<String> {
+        let info = self.keepers.shared.health.borrow().info.clone();
+        let granted = self.context.entitlements.iter();
+        granted
+            .filter(|entitlement| info.allows(entitlement))
+            .cloned()
+            .collect()
+    }
+
     /// Resolves when it is closed, by whomever.
     pub async fn closed(&self) {
         self.closed.cancelled().await;
@@ -269,7 +283,7 @@ impl Keeper {
         let spec = GatewaySpec {
             build: Some(BuildRef::unique()),
             session: self.context.session().cloned(),
-            entitlements: self.context.entitlements.clone(),
+            entitlements: self.entitlements(),
             source_policy: self.context.source_policy.clone(),
             cache_imports: self.context.cache_imports.clone(),
         };

@@ -22,6 +22,7 @@ mod questions;
 mod sessions;
 mod stage;
 pub mod telemetry;
+mod trial;
 mod tunnel;
 mod vertices;
 mod work;

@@ -1,15 +1,13 @@
 //! Which platforms the engine runs natively and which it only emulates. Which of them a stage may use is the coordinator's to decide.
 
-use std::path::Path;
-
 use croft_buildkit::api::pb::Platform;
 
-/// How the machine's 32-bit arm comes about, where an engine lists it beside arm64.
+/// How the machine's 32-bit arm comes about, where an engine lists it beside arm64: see [`crate::trial`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arm32 {
-    /// No emulator is registered, so it was the processor that ran the engine's trial program.
+    /// The processor ran a program of it.
     Proven,
-    /// An emulator is registered, or this can't be seen from here.
+    /// Only an emulator did, or this can't be seen from here.
     Unproven,
 }
 
@@ -46,13 +44,13 @@ impl Abilities {
         })
     }
 
-    /// Stands for one platform and nothing else, as agents of a test farm do.
-    pub fn pretended(platform: Platform) -> Self {
-        Self {
-            native: platform.clone(),
-            platforms: vec![platform],
+    /// Stands for these platforms and nothing else, the first as its native one, as agents of a test farm do. `None` if there are none.
+    pub fn pretended(platforms: &[Platform]) -> Option<Self> {
+        Some(Self {
+            native: platforms.first()?.clone(),
+            platforms: platforms.to_vec(),
             emulated: Vec::new(),
-        }
+        })
     }
 }
 
@@ -64,28 +62,6 @@ fn runs_natively(native: &Platform, platform: &Platform, arm32: Arm32) -> bool {
         ("amd64", "386") => true,
         ("arm64", "arm") => arm32 == Arm32::Proven,
         (ours, theirs) => ours == theirs,
-    }
-}
-
-/// Looks whether this machine's kernel has an emulator for 32-bit arm. Says nothing about an engine on another machine.
-pub fn arm32_here() -> Arm32 {
-    arm32_by(Path::new("/proc/sys/fs/binfmt_misc"))
-}
-
-fn arm32_by(binfmt: &Path) -> Arm32 {
-    // Without `status` nothing is mounted there, and so nothing can be said.
-    let (true, Ok(registered)) = (binfmt.join("status").exists(), std::fs::read_dir(binfmt)) else {
-        return Arm32::Unproven;
-    };
-    let emulator = registered.flatten().any(|entry| {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        name.ends_with("-arm") || name.ends_with("-armeb")
-    });
-    if emulator {
-        Arm32::Unproven
-    } else {
-        Arm32::Proven
     }
 }
 
@@ -138,16 +114,5 @@ mod tests {
     #[test]
     fn an_engine_without_platforms_has_no_abilities() {
         assert_eq!(Abilities::of_engine(&[], Arm32::Proven), None);
-    }
-
-    #[test]
-    fn an_emulator_for_arm_means_that_nothing_is_proven() {
-        let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(arm32_by(folder.path()), Arm32::Unproven);
-        std::fs::write(folder.path().join("status"), "enabled").expect("a file");
-        assert_eq!(arm32_by(folder.path()), Arm32::Proven);
-        std::fs::write(folder.path().join("qemu-arm"), "").expect("a file");
-        assert_eq!(arm32_by(folder.path()), Arm32::Unproven);
-        assert_eq!(arm32_by(Path::new("/nowhere")), Arm32::Unproven);
     }
 }

@@ -197,7 +197,7 @@ async fn export_once(
             imports: context.cache_imports.clone(),
             ..Default::default()
         }),
-        entitlements: context.entitlements.clone(),
+        entitlements: keeper.entitlements(),
         source_policy: context.source_policy.clone(),
         internal: true,
         ..Default::default()

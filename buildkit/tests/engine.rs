@@ -66,6 +66,9 @@ async fn an_engine_says_what_it_is_and_can_do() {
         format!("linux/{native}")
     );
     assert!(info.llb_caps.contains("exec.meta.base") && info.llb_caps.contains("source.image"));
+    // What a Docker Engine allows unless it is told otherwise; a buildkitd allows nothing.
+    assert!(!info.allows("security.insecure"), "{:?}", info.entitlements);
+    assert_eq!(info.allows("network.host"), info.kind == EngineKind::Docker);
     assert!(
         info.frontend_caps.contains("solve.base")
             && info.frontend_caps.contains("gateway.evaluate")

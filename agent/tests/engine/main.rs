@@ -71,7 +71,7 @@ impl Farm {
             slots,
             labels: [("disk".to_owned(), "ssd".to_owned())].into(),
             emulate: Emulation::Refused,
-            pretended: None,
+            pretended: Vec::new(),
             engine_root: None,
             state_dir: "/nowhere".into(),
         };

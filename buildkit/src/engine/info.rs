@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, error::Error as _};
 
+use futures::future::try_join_all;
 use tonic::Status;
 
 use super::{Address, Engine, EngineError, connect};
@@ -10,7 +11,7 @@ use crate::{
         apicaps::ApiCap,
         control::{InfoRequest, ListWorkersRequest},
         pb,
-        types::WorkerRecord,
+        types::{CdiDevice, WorkerRecord},
     },
     errors,
     gateway::{Gateway, GatewaySpec},
@@ -20,6 +21,12 @@ use crate::{
 const MOBY_LABELS: &str = "org.mobyproject.buildkit.worker.moby.";
 /// Moby's worker has this label with the containerd image store only; buildx tells the two apart by it as well.
 const SNAPSHOTTER_LABEL: &str = "org.mobyproject.buildkit.worker.snapshotter";
+
+/// Devices that say so answer to this name too.
+const DEVICE_CLASS: &str = "org.mobyproject.buildkit.device.class";
+
+/// What a build may be granted beyond the ordinary, in BuildKit's words.
+const ENTITLEMENTS: [&str; 3] = ["network.host", "security.insecure", "device"];
 
 /// The program that BuildKit runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +63,21 @@ pub struct EngineInfo {
     pub llb_caps: BTreeSet<String>,
     /// What a frontend may ask of the gateway.
     pub frontend_caps: BTreeSet<String>,
+    /// What its configuration lets builds be granted: `network.host`, `security.insecure`, `device`.
+    pub entitlements: BTreeSet<String>,
+    /// The names under which a command may ask for the devices that it has.
+    pub devices: BTreeSet<String>,
     /// Where it keeps results.
     pub image_store: ImageStore,
 }
 
 impl EngineInfo {
+    /// Whether a build may be granted `entitlement` here; `device=vendor.example/gpu=0` is a kind of `device`.
+    pub fn allows(&self, entitlement: &str) -> bool {
+        let kind = entitlement.split('=').next().unwrap_or_default();
+        self.entitlements.contains(kind)
+    }
+
     /// Refuses an engine whose results can't reach other engines; the error says what to switch on.
     pub fn require_image_exporter(&self) -> Result<(), EngineError> {
         match self.image_store {
@@ -94,6 +111,9 @@ pub(super) async fn read(engine: &Engine) -> Result<EngineInfo, EngineError> {
         .await
         .map_err(|s| engine.refused("a gateway build", s))?;
     let (kind, image_store) = classify(engine.address(), &worker);
+    let entitlements = entitlements(engine)
+        .await
+        .map_err(|s| engine.refused("a gateway build", s))?;
     let info = EngineInfo {
         address: engine.address().clone(),
         kind,
@@ -102,6 +122,8 @@ pub(super) async fn read(engine: &Engine) -> Result<EngineInfo, EngineError> {
         labels: worker.labels,
         llb_caps: enabled(&gateway.pong().llb_caps),
         frontend_caps: enabled(&gateway.pong().frontend_api_caps),
+        entitlements,
+        devices: worker.cdi_devices.iter().flat_map(names).collect(),
         image_store,
     };
     gateway
@@ -132,6 +154,32 @@ async fn version(engine: &Engine) -> Result<String, Status> {
     }
     let info = engine.control().info(InfoRequest {}).await?.into_inner();
     Ok(info.buildkit_version.map(|v| v.version).unwrap_or_default())
+}
+
+/// No call tells which entitlements an engine's configuration allows; but it refuses a build that asks for another.
+async fn entitlements(engine: &Engine) -> Result<BTreeSet<String>, Status> {
+    let tries = ENTITLEMENTS.map(|entitlement| async move {
+        let spec = GatewaySpec {
+            entitlements: vec![entitlement.to_owned()],
+            ..GatewaySpec::default()
+        };
+        match Gateway::open(engine, spec).await {
+            Ok(gateway) => gateway.close().await.map(|()| Some(entitlement.to_owned())),
+            Err(status) if errors::is_engine_fault(&status) => Err(status),
+            Err(_) => Ok(None),
+        }
+    });
+    Ok(try_join_all(tries).await?.into_iter().flatten().collect())
+}
+
+/// BuildKit finds a device by its own name, as any or as all of its kind, and by its class.
+fn names(device: &CdiDevice) -> Vec<String> {
+    let mut names = vec![device.name.clone()];
+    if let Some((kind, _)) = device.name.split_once('=') {
+        names.extend([kind.to_owned(), format!("{kind}=*")]);
+    }
+    names.extend(device.annotations.get(DEVICE_CLASS).cloned());
+    names
 }
 
 fn enabled(caps: &[ApiCap]) -> BTreeSet<String> {
@@ -200,6 +248,29 @@ mod tests {
                 "{address} {labels:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_device_has_all_names_under_which_buildkit_finds_it() {
+        let device = |name: &str, class: Option<&str>| CdiDevice {
+            name: name.to_owned(),
+            annotations: class
+                .map(|class| (DEVICE_CLASS.to_owned(), class.to_owned()))
+                .into_iter()
+                .collect(),
+            ..CdiDevice::default()
+        };
+        assert_eq!(
+            names(&device("vendor.example/gpu=0", Some("gpu"))),
+            [
+                "vendor.example/gpu=0",
+                "vendor.example/gpu",
+                "vendor.example/gpu=*",
+                "gpu"
+            ]
+        );
+        // One that is only set up once somebody asks for it has no name beyond its kind.
+        assert_eq!(names(&device("docker.com/gpu", None)), ["docker.com/gpu"]);
     }
 
     #[test]
