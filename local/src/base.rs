@@ -27,7 +27,7 @@ use crate::{
 const SUITE: Suite = Suite::Named("bookworm");
 /// What the image and its files say about when they were made: 2024-01-01.
 const CREATED: &str = "2024-01-01T00:00:00Z";
-const CREATED_SECONDS: u64 = 1_704_067_200;
+pub(crate) const CREATED_SECONDS: u64 = 1_704_067_200;
 
 /// Where users find it: `FROM busybox` asks docker.io for this.
 pub const BASE_REPOSITORY: &str = "library/busybox";
@@ -121,13 +121,11 @@ fn make(folder: &Path) -> Result<()> {
     for (one, binary) in &binaries {
         manifests.push(image(&layout, one, binary, &applets)?);
     }
-    let index = json!({"schemaVersion": 2, "mediaType": oci::INDEX, "manifests": manifests});
-    let index = layout.add(oci::INDEX, index.to_string().as_bytes())?;
-    layout.set_root(&index, "latest")
+    set_images(&layout, &manifests)
 }
 
 /// The applets' paths, as busybox itself would install them.
-fn applets(busybox: &Path) -> Result<BTreeSet<PathBuf>> {
+pub(crate) fn applets(busybox: &Path) -> Result<BTreeSet<PathBuf>> {
     let list = parts::run(Command::new(busybox).arg("--list-full"))?;
     Ok(String::from_utf8_lossy(&list)
         .lines()
@@ -143,27 +141,49 @@ fn image(
     busybox: &Path,
     applets: &BTreeSet<PathBuf>,
 ) -> Result<Value> {
-    let tar = files(busybox, applets)?;
-    let diff_id = oci::digest(&tar);
-    let layer = layout.add(oci::LAYER, &gzip(&tar)?)?;
     let mut platform = json!({"architecture": one.oci, "os": "linux"});
     if let Some(variant) = one.variant {
         platform["variant"] = json!(variant);
     }
+    let tar = files(busybox, applets)?;
+    add_image(layout, platform, "busybox-static of Debian", &[tar])
+}
+
+/// Adds the image of a platform, made of these uncompressed tars; gives its entry in an index.
+pub(crate) fn add_image(
+    layout: &Layout,
+    platform: Value,
+    origin: &str,
+    tars: &[Vec<u8>],
+) -> Result<Value> {
+    let diff_ids: Vec<_> = tars.iter().map(|tar| oci::digest(tar)).collect();
+    let layers = tars
+        .iter()
+        .map(|tar| layout.add(oci::LAYER, &gzip(tar)?))
+        .collect::<Result<Vec<_>>>()?;
     let mut config = platform.clone();
     config["created"] = json!(CREATED);
     config["config"] = json!({"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["sh"]});
-    config["rootfs"] = json!({"type": "layers", "diff_ids": [diff_id]});
-    config["history"] = json!([{"created": CREATED, "created_by": "busybox-static of Debian"}]);
+    config["rootfs"] = json!({"type": "layers", "diff_ids": diff_ids});
+    let history = json!({"created": CREATED, "created_by": origin});
+    config["history"] = json!(vec![history; tars.len()]);
     let config = layout.add(oci::CONFIG, config.to_string().as_bytes())?;
     let manifest =
-        json!({"schemaVersion": 2, "mediaType": oci::MANIFEST, "config": config, "layers": [layer]}).to_string();
+        json!({"schemaVersion": 2, "mediaType": oci::MANIFEST, "config": config, "layers": layers})
+            .to_string();
     let Descriptor {
         media_type,
         digest,
         size,
     } = layout.add(oci::MANIFEST, manifest.as_bytes())?;
     Ok(json!({"mediaType": media_type, "digest": digest, "size": size, "platform": platform}))
+}
+
+/// Makes these images the layout's, under the tag that all are pushed with.
+pub(crate) fn set_images(layout: &Layout, manifests: &[Value]) -> Result<()> {
+    let index = json!({"schemaVersion": 2, "mediaType": oci::INDEX, "manifests": manifests});
+    let index = layout.add(oci::INDEX, index.to_string().as_bytes())?;
+    layout.set_root(&index, "latest")
 }
 
 /// The layer's files, as an uncompressed tar.

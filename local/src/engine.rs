@@ -65,6 +65,7 @@ impl Default for EngineOptions {
 pub struct Engine {
     part: Part,
     address: String,
+    cgroup: String,
 }
 
 impl Engine {
@@ -91,6 +92,12 @@ impl Engine {
     /// The socket's path.
     pub fn socket(&self) -> &Path {
         Path::new(self.address.split_once("://").map_or("", |(_, path)| path))
+    }
+
+    /// The control group of what it runs, below the root of each hierarchy; there only once it has run something. A `buildkitd` has
+    /// its own ways.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
     }
 
     /// Its log.
@@ -164,6 +171,7 @@ impl Engine {
         Ok(Engine {
             part,
             address: format!("docker+unix://{}", socket.display()),
+            cgroup: names.cgroup(),
         })
     }
 
@@ -205,6 +213,7 @@ impl Engine {
         Ok(Engine {
             part,
             address: format!("unix://{}", socket.display()),
+            cgroup: names.cgroup(),
         })
     }
 }

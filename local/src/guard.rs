@@ -158,6 +158,13 @@ impl Part {
         Ok(guard.map(|status| format!("its guard: {status}")))
     }
 
+    /// The part's own process, while it runs. The guard starts it before anything that lasts.
+    pub fn process(&self) -> Option<u32> {
+        let guard = self.guard.id();
+        let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).ok()?;
+        children.split(' ').next()?.parse().ok()
+    }
+
     /// The part's own folder; its output is in `log` there.
     pub fn home(&self) -> &Path {
         &self.home

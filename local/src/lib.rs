@@ -10,6 +10,7 @@ mod cache;
 mod engine;
 mod error;
 mod farm;
+mod golang;
 mod guard;
 mod home;
 mod http;
@@ -27,6 +28,7 @@ pub use base::{BASE_REPOSITORY, BaseImage};
 pub use engine::{Engine, EngineOptions, ImageStore};
 pub use error::{Error, Result};
 pub use farm::{Farm, FarmAgent};
+pub use golang::GoImage;
 pub use home::Place;
 pub use options::{
     AgentName, Architecture, Binaries, DEFAULT_AGENTS, EngineAddress, FarmOptions, agents,

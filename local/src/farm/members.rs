@@ -50,6 +50,19 @@ impl FarmAgent {
         }
     }
 
+    /// The control group of what its engine runs, if this farm started the engine. See [`Engine::cgroup`].
+    pub fn cgroup(&self) -> Option<&str> {
+        match &self.engine {
+            FarmEngine::Own(engine) => Some(engine.cgroup()),
+            FarmEngine::Given(_) => None,
+        }
+    }
+
+    /// The agent's process, while it runs.
+    pub fn process(&self) -> Option<u32> {
+        self.part.process()
+    }
+
     /// The agent's log.
     pub fn log(&self) -> PathBuf {
         self.part.log()

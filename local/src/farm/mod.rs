@@ -198,6 +198,11 @@ impl Farm {
         self.coordinator.agents
     }
 
+    /// The coordinator's process, while it runs.
+    pub fn coordinator_process(&self) -> Option<u32> {
+        self.coordinator.part.process()
+    }
+
     /// The coordinator's log.
     pub fn coordinator_log(&self) -> PathBuf {
         self.coordinator.part.log()
