@@ -6,10 +6,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod back_and_forth;
 mod bake;
+mod by_architecture;
 mod commands;
 mod examples;
 mod from_scratch;
+mod instructions;
 mod options;
 mod output;
 mod per_platform;

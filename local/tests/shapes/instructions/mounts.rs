@@ -1,0 +1,217 @@
+//! `RUN --mount=type=bind`, `tmpfs`, `secret` and `ssh`. Caches are in `caches`.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use super::published;
+use crate::support::{
+    Buildx, Context, PLATFORMS,
+    engine::runs,
+    farm, machine, nonce,
+    process::{self, eventually},
+};
+
+const BINDS: &str = "\
+FROM --platform=$BUILDPLATFORM busybox AS tools
+RUN : tools-$NONCE && mkdir -p /tools/deep && head -c 32 /dev/urandom | sha256sum > /tools/deep/random && echo big > /unused
+FROM busybox AS own
+RUN : own-$NONCE && uname -m > /own
+FROM busybox
+RUN --mount=type=bind,from=tools,source=/tools,target=/t \\
+    --mount=type=bind,from=own,target=/o \\
+    --mount=type=bind,source=sub,target=/c \\
+    --mount=type=bind,from=tools,source=/tools/deep,target=/w,rw \\
+    --mount=type=tmpfs,target=/scratch \\
+    : used-$NONCE && set -e; \\
+    cp /t/deep/random /random; cp /o/own /own; cp /c/file /file; test ! -e /t/unused; \\
+    echo lost > /w/random; echo lost > /scratch/file; grep ' /scratch tmpfs ' /proc/mounts; \\
+    if echo no > /t/more; then exit 1; fi
+RUN --mount=type=bind,from=tools,source=/tools,target=/t cmp /t/deep/random /random
+";
+
+#[test]
+fn bound_files_come_from_stages_of_any_platform_and_from_the_context_and_keep_nothing() {
+    let buildx = Buildx::of(farm());
+    let context = Context::new(BINDS).file("sub/file", "text");
+    let (built, images) = published(&buildx, "binds", &context, &[]);
+    let random = images[0].file("/random");
+    for (platform, image) in PLATFORMS.iter().zip(&images) {
+        assert_eq!(image.file("/random"), random);
+        assert_eq!(image.file("/own"), machine(platform));
+        assert_eq!(image.file("/file"), "text");
+        for empty in ["/scratch/file", "/w/random", "/t/deep", "/c/file", "/o/own"] {
+            assert!(!image.has(empty), "{platform}: {empty}");
+        }
+    }
+    let tools = runs(farm(), &format!("tools-{}", context.nonce));
+    assert_eq!(
+        tools,
+        [(built.plan().of_kind("shared")[0].agent().to_owned(), 1)]
+    );
+    for step in ["own", "used"] {
+        let ran = runs(farm(), &format!("{step}-{}", context.nonce));
+        assert_eq!(ran.len(), 4, "{step}: {ran:?}");
+    }
+}
+
+const SECRETS: &str = "\
+FROM --platform=$BUILDPLATFORM busybox AS builder
+RUN --mount=type=secret,id=word,required=true : shared-$NONCE && sha256sum < /run/secrets/word > /shared
+ARG TARGETARCH
+RUN --mount=type=secret,id=word,target=/word,mode=0440,uid=65534,gid=65534 : cross-$NONCE $TARGETARCH && \\
+    sha256sum < /word > /cross && stat -c '%u:%g %a' /word > /stat
+FROM busybox
+USER nobody
+WORKDIR /tmp
+RUN --mount=type=secret,id=word,uid=65534 --mount=type=secret,id=absent : target-$NONCE && \\
+    sha256sum < /run/secrets/word > own && test ! -e /run/secrets/absent
+COPY --from=builder /shared /cross /stat /
+";
+
+#[test]
+fn secrets_reach_shared_cross_and_target_stages_with_owner_and_mode() {
+    let word = nonce();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("word");
+    fs::write(&path, &word).expect("writable");
+    let secret = format!("id=word,src={}", path.display());
+    let buildx = Buildx::of(farm());
+    let context = Context::new(SECRETS);
+    let (_, images) = published(&buildx, "secrets", &context, &["--secret", &secret]);
+    let hash = format!("{}  -", hex::encode(Sha256::digest(&word)));
+    for image in images {
+        for path in ["/shared", "/cross", "/tmp/own"] {
+            assert_eq!(image.file(path), hash, "{path}");
+        }
+        assert_eq!(image.file("/stat"), "65534:65534 440");
+        assert!(!image.has("/word"));
+    }
+    let shared = runs(farm(), &format!("shared-{}", context.nonce));
+    assert_eq!(shared.len(), 1, "{shared:?}");
+    assert_eq!(shared[0].1, 1);
+}
+
+const SSH: &str = "\
+FROM --platform=$BUILDPLATFORM busybox AS builder
+RUN --mount=type=ssh --mount=type=bind,from=client,target=/client : shared-$NONCE && sh /client/list > /shared
+FROM busybox
+RUN --mount=type=ssh,id=other,target=/agent,mode=0666,uid=65534,required --mount=type=bind,from=client,target=/client \\
+    : target-$NONCE && stat -c '%u %a' /agent > /stat && SSH_AUTH_SOCK=/agent sh /client/list > /own
+COPY --from=builder /shared /
+";
+
+#[test]
+fn keys_of_the_user_s_ssh_agents_can_be_used_on_every_agent() {
+    let (one, other) = (SshAgent::start("key-one"), SshAgent::start("key-other"));
+    let client = SshClient::find();
+    let buildx = Buildx::of(farm());
+    let context = Context::new(SSH);
+    let arguments = [
+        format!("--ssh=default={}", one.socket().display()),
+        format!("--ssh=other={}", other.socket().display()),
+        format!("--build-context=client={}", client.folder.path().display()),
+    ];
+    let arguments = arguments.each_ref().map(String::as_str);
+    let (built, images) = published(&buildx, "ssh", &context, &arguments);
+    for image in images {
+        assert_eq!(image.file("/shared"), one.key);
+        assert_eq!(image.file("/own"), other.key);
+        assert_eq!(image.file("/stat"), "65534 666");
+    }
+    let target = runs(farm(), &format!("target-{}", context.nonce));
+    assert_eq!(target.len(), 4, "{target:?}");
+    let shared = runs(farm(), &format!("shared-{}", context.nonce));
+    let plan = built.plan();
+    assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
+}
+
+/// An ssh agent with one key; ended when this is dropped.
+struct SshAgent {
+    agent: Child,
+    folder: TempDir,
+    /// What `ssh-add -L` prints.
+    key: String,
+}
+
+impl SshAgent {
+    fn start(comment: &str) -> SshAgent {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let key = folder.path().join("key");
+        let mut generate = Command::new("ssh-keygen");
+        generate.args(["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f"]);
+        generate.arg(&key);
+        process::run(generate).succeeded();
+        let public = fs::read_to_string(key.with_extension("pub")).expect("written");
+
+        let socket = folder.path().join("socket");
+        let mut agent = Command::new("ssh-agent");
+        agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
+        let started = SshAgent {
+            agent: agent.spawn().expect("ssh-agent"),
+            folder,
+            key: public.trim().to_owned(),
+        };
+        eventually("ssh-agent listens", || UnixStream::connect(&socket).ok());
+        let mut add = Command::new("ssh-add");
+        add.arg("-q").arg(&key).env("SSH_AUTH_SOCK", &socket);
+        process::run(add).succeeded();
+        started
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
+    }
+}
+
+impl Drop for SshAgent {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+/// This machine's `ssh-add` with all its libraries, and a script `list` that runs it. The farm's emulated platforms are containers on this
+/// machine, so it runs in all of them.
+struct SshClient {
+    folder: TempDir,
+}
+
+impl SshClient {
+    fn find() -> SshClient {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let paths = std::env::var_os("PATH").expect("a PATH");
+        let program = std::env::split_paths(&paths)
+            .map(|folder| folder.join("ssh-add"))
+            .find(|path| path.exists())
+            .expect("ssh-add");
+        let mut ldd = Command::new("ldd");
+        ldd.arg(&program);
+        let printed = process::run(ldd).succeeded().stdout;
+        let libraries: Vec<_> = printed
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+            .map(PathBuf::from)
+            .collect();
+        let copy = |path: &PathBuf| {
+            let name = path.file_name().expect("a file");
+            fs::copy(path, folder.path().join(name)).expect("readable");
+            name.to_string_lossy().into_owned()
+        };
+        copy(&program);
+        let names: Vec<_> = libraries.iter().map(copy).collect();
+        let loader = names
+            .iter()
+            .find(|name| name.starts_with("ld-"))
+            .expect("a program with libraries");
+        let script = format!("exec /client/{loader} --library-path /client /client/ssh-add -L\n");
+        fs::write(folder.path().join("list"), script).expect("writable");
+        SshClient { folder }
+    }
+}
