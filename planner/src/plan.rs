@@ -176,6 +176,16 @@ impl Plan {
             .collect()
     }
 
+    /// The class of agents that a stage runs on, or, where any agent can run it, will run on: that of the stage that it is placed with.
+    pub fn likely_home(&self, stage: StageId) -> Option<&Home> {
+        let mut stage = self.stage(stage)?;
+        // A stage is placed with an earlier one, so this ends.
+        while stage.home.is_none() {
+            stage = self.stage(stage.placed_with?)?;
+        }
+        stage.home.as_ref()
+    }
+
     /// Which platforms each home has to run for this build, the commands of all stages taken together.
     pub fn required_platforms(&self) -> BTreeMap<Home, BTreeSet<Platform>> {
         let mut required: BTreeMap<Home, BTreeSet<Platform>> = BTreeMap::new();

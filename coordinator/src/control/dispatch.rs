@@ -299,8 +299,7 @@ impl Offering<'_> {
                     .find(|a| a.id == self.agent)
                     .map(|a| &a.native);
                 let elsewhere = edge.consumers.iter().any(|consumer| {
-                    let consumer = self.planned.plan.stage(*consumer);
-                    let home = consumer.and_then(|stage| stage.home.as_ref());
+                    let home = self.planned.plan.likely_home(*consumer);
                     home.is_some_and(|home| Some(home.platform()) != native)
                 });
                 elsewhere.then(|| export_of_edge(control, self.build, edge))

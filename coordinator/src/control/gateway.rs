@@ -153,6 +153,10 @@ impl Control {
         let begun = std::time::Instant::now();
         let mut step = None;
         loop {
+            // Before the look at the fleet: whoever comes after it is heard of.
+            let changed = self.agents_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             let fleet = self.fleet_view().await?;
             let requested = self.settings.build_platform.as_ref();
             let Some(platform) = build_platform(&fleet, requested) else {
@@ -177,7 +181,7 @@ impl Control {
                 ))
             });
             tokio::select! {
-                () = self.agents_changed.notified() => {}
+                () = changed => {}
                 () = tokio::time::sleep(wait.saturating_sub(begun.elapsed())) => {}
                 reason = build.cancelled() => return Err(Failure::cancelled(reason)),
             }
