@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use croft_planner::{CacheIdentity, Platform, StageId};
+use croft_planner::{CacheIdentity, Platform, Requirements, StageId};
 use serde::{Deserialize, Serialize};
 
 use crate::{AgentId, BuildId, Project, Timestamp};
@@ -84,6 +84,10 @@ pub struct AgentView {
     pub duty: Duty,
     /// Capabilities of its engine's LLB.
     pub caps: BTreeSet<String>,
+    /// What its engine lets builds be granted.
+    pub entitlements: BTreeSet<String>,
+    /// The names of the devices that its engine can give a command.
+    pub devices: BTreeSet<String>,
     /// Bytes that are free where its engine keeps its state; `None` if it has not said.
     pub disk_free: Option<u64>,
     /// What its engine's cache holds. Attempts that it runs now count as if they were done.
@@ -125,6 +129,24 @@ impl AgentView {
             && self.duty == Duty::Active
     }
 
+    /// What its engine lacks of what a stage requires, in order; empty if nothing.
+    pub fn lacks(&self, required: &Requirements) -> Vec<Lack> {
+        let missing = |required: &BTreeSet<String>, has, lack: fn(String) -> Lack| {
+            let missing: Vec<Lack> = required.difference(has).cloned().map(lack).collect();
+            missing
+        };
+        [
+            missing(
+                &required.entitlements,
+                &self.entitlements,
+                Lack::Entitlement,
+            ),
+            missing(&required.devices, &self.devices, Lack::Device),
+            missing(&required.caps, &self.caps, Lack::Capability),
+        ]
+        .concat()
+    }
+
     /// How it runs these platforms, all of them: `None` if it can't.
     pub fn runs<'a>(
         &self,
@@ -142,6 +164,17 @@ impl AgentView {
         }
         Some(how)
     }
+}
+
+/// What an agent's engine can't do or isn't allowed to, and a stage needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lack {
+    /// Its configuration doesn't let builds be granted this.
+    Entitlement(String),
+    /// It doesn't have this device.
+    Device(String),
+    /// It is too old for this.
+    Capability(String),
 }
 
 /// How an agent runs a platform. Native comes first.

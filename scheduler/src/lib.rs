@@ -23,5 +23,5 @@ pub use lifecycle::{
 };
 pub use place::{Decision, Policy, ReadyStage, Reason, Refusal, place};
 pub use retry::{FarmBudget, Retry, retry};
-pub use servable::{Unservable, build_platform, servable};
+pub use servable::{Unservable, all_servable, build_platform, servable};
 pub use time::Timestamp;

@@ -1,12 +1,13 @@
-//! What a farm can run at all: asked before a build's frontend runs, so that a build that nobody can finish fails at once.
+//! What a farm can run at all: asked before a build's frontend runs and again when it is planned, so that a build that nobody can finish
+//! fails before anything of it runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use croft_planner::Platform;
+use croft_planner::{Platform, Requirements};
 
-use crate::fleet::{AgentView, FleetView, Nativeness};
-use crate::place::Commas;
+use crate::fleet::{AgentView, FleetView, Lack, Nativeness};
+use crate::place::{Ands, Commas};
 
 /// How a farm stands to a platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Unservable {
     pub platforms: Vec<Platform>,
     /// What the farm has: native platforms with the names of the agents.
     pub farm: BTreeMap<Platform, Vec<String>>,
+    /// The agents that do run these platforms, by name, with what they lack.
+    pub lacking: Vec<(String, Vec<Lack>)>,
 }
 
 impl std::error::Error for Unservable {}
@@ -40,12 +43,65 @@ impl Unservable {
                 .push(agent.name.clone());
         }
         farm.values_mut().for_each(|names| names.sort());
-        Unservable { platforms, farm }
+        Unservable {
+            platforms,
+            farm,
+            lacking: Vec::new(),
+        }
+    }
+
+    /// The same for what one agent must do all of.
+    pub(crate) fn of_stage(
+        platforms: &BTreeSet<Platform>,
+        required: &Requirements,
+        fleet: &FleetView,
+    ) -> Unservable {
+        let runs = |agent: &&AgentView| agent.slots > 0 && agent.runs(platforms).is_some();
+        let lacks = |agent: &AgentView| (agent.name.clone(), agent.lacks(required));
+        let mut lacking: Vec<_> = fleet.agents.iter().filter(runs).map(lacks).collect();
+        lacking.retain(|(_, lacks)| !lacks.is_empty());
+        lacking.sort();
+        Unservable {
+            lacking,
+            ..Unservable::new(platforms.iter().cloned().collect(), fleet)
+        }
+    }
+}
+
+/// What a person can do about it.
+struct Remedy<'a>(&'a Lack);
+
+impl fmt::Display for Remedy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Lack::Entitlement(name) => write!(
+                f,
+                "to allow {name}, start buildkitd with --allow-insecure-entitlement {name}, or Docker Engine with \
+                 \"builder\": {{\"entitlements\": {{\"{}\": true}}}} in its daemon.json",
+                name.replace('.', "-")
+            ),
+            Lack::Device(name) => write!(
+                f,
+                "for {name}, start an engine that has a CDI specification of it and allows the entitlement device"
+            ),
+            Lack::Capability(name) => write!(f, "for {name}, use a newer engine"),
+        }
     }
 }
 
 impl fmt::Display for Unservable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.lacking.is_empty() {
+            f.write_str("no agent can run this build: ")?;
+            for (place, (name, lacks)) in self.lacking.iter().enumerate() {
+                let comma = if place == 0 { "" } else { ", " };
+                write!(f, "{comma}{name} {}", Ands(lacks))?;
+            }
+            let lacks: BTreeSet<&Lack> = self.lacking.iter().flat_map(|(_, lacks)| lacks).collect();
+            return lacks
+                .into_iter()
+                .try_for_each(|lack| write!(f, "; {}", Remedy(lack)));
+        }
         match &self.platforms[..] {
             [] => f.write_str("no agent can run this build")?,
             platforms => write!(f, "no agent can run {}", Commas(platforms))?,
@@ -83,6 +139,24 @@ pub fn servable<'a>(
         Ok(services)
     } else {
         Err(Unservable::new(never, fleet))
+    }
+}
+
+/// Whether each stage, by its platforms and what else it requires, has an agent that could run it if all were there and idle. Fails with
+/// the first that has none.
+pub fn all_servable<'a>(
+    fleet: &FleetView,
+    stages: impl IntoIterator<Item = (&'a BTreeSet<Platform>, &'a Requirements)>,
+) -> Result<(), Unservable> {
+    let never = stages.into_iter().find(|(platforms, required)| {
+        let able = |agent: &AgentView| {
+            agent.slots > 0 && agent.runs(*platforms).is_some() && agent.lacks(required).is_empty()
+        };
+        !fleet.agents.iter().any(able)
+    });
+    match never {
+        Some((platforms, required)) => Err(Unservable::of_stage(platforms, required, fleet)),
+        None => Ok(()),
     }
 }
 

@@ -2,8 +2,9 @@
 
 mod support;
 
+use croft_planner::Requirements;
 use croft_scheduler::fleet::{FleetView, Nativeness, Presence};
-use croft_scheduler::servable::{Service, build_platform, servable};
+use croft_scheduler::servable::{Service, all_servable, build_platform, servable};
 use support::*;
 
 fn check(fleet: &FleetView, wanted: &[&str]) -> Result<Vec<Service>, String> {
@@ -62,6 +63,50 @@ fn emulation_serves_where_it_was_allowed() {
         check(&farm, &["linux/riscv64"]),
         Ok(vec![Service::Served(Nativeness::Emulated)])
     );
+}
+
+#[test]
+fn what_no_single_agent_can_do_is_refused_before_anything_runs() {
+    let mut insecure = agent(1, "amd64-1", "linux/amd64");
+    insecure.entitlements = set(&["security.insecure"]);
+    let mut host = agent(2, "amd64-2", "linux/amd64");
+    host.entitlements = set(&["network.host"]);
+    host.platforms.insert(platform("linux/386"));
+    let mut farm = fleet([insecure, host, agent(3, "arm64-1", "linux/arm64")]);
+    let ask = |fleet: &FleetView, platforms: &[&str], entitlements: &[&str]| {
+        let required = Requirements {
+            entitlements: set(entitlements),
+            ..Requirements::default()
+        };
+        let stages = [(&support::platforms(platforms), &required)];
+        all_servable(fleet, stages).map_err(|never| never.to_string())
+    };
+    assert_eq!(ask(&farm, &["linux/amd64"], &["network.host"]), Ok(()));
+    assert_eq!(ask(&farm, &["linux/amd64", "linux/386"], &[]), Ok(()));
+    assert_eq!(ask(&farm, &[], &["network.host"]), Ok(()));
+    // Each of them is there, but not on one agent.
+    let both = ask(
+        &farm,
+        &["linux/amd64"],
+        &["network.host", "security.insecure"],
+    );
+    let both = both.unwrap_err();
+    assert!(
+        both.starts_with(
+            "no agent can run this build: amd64-1 does not allow network.host, amd64-2 does not allow security.insecure; "
+        ),
+        "{both}"
+    );
+    assert!(ask(&farm, &["linux/386"], &["security.insecure"]).is_err());
+    assert_eq!(
+        ask(&farm, &["linux/arm64", "linux/386"], &[]).unwrap_err(),
+        "no agent can run linux/386, linux/arm64: the farm has linux/amd64 (amd64-1, amd64-2), linux/arm64 (arm64-1)"
+    );
+    // One that is away may come back; one without slots never runs anything.
+    farm.agents[1].presence = Presence::Away;
+    assert_eq!(ask(&farm, &["linux/386"], &["network.host"]), Ok(()));
+    farm.agents[1].slots = 0;
+    assert!(ask(&farm, &["linux/386"], &["network.host"]).is_err());
 }
 
 #[test]

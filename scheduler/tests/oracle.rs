@@ -2,10 +2,10 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use croft_planner::{EdgeId, StageId};
-use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Presence, StageKey};
+use croft_planner::{EdgeId, Requirements, StageId};
+use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Lack, Presence, StageKey};
 use croft_scheduler::place::{
     Because, Decision, ExportedInput, Input, Policy, ReadyStage, Refusal, place,
 };
@@ -20,6 +20,14 @@ const PLATFORMS: [&str; 4] = ["linux/386", "linux/amd64", "linux/arm64", "linux/
 const IDENTITIES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const PROJECTS: [&str; 3] = ["p", "q", "r"];
 
+fn mostly(name: &'static str) -> impl Strategy<Value = BTreeSet<String>> {
+    option::weighted(0.7, Just(name)).prop_map(|name| set(name.as_slice()))
+}
+
+fn seldom(name: &'static str) -> impl Strategy<Value = BTreeSet<String>> {
+    option::weighted(0.1, Just(name)).prop_map(|name| set(name.as_slice()))
+}
+
 prop_compose! {
     fn any_agent()(
         native in select(&PLATFORMS[..]),
@@ -30,7 +38,7 @@ prop_compose! {
         away in prop::bool::weighted(0.15),
         unhealthy in prop::bool::weighted(0.1),
         draining in prop::bool::weighted(0.1),
-        has_cap in prop::bool::weighted(0.7),
+        (caps, entitlements, devices) in (mostly("cap"), mostly("net"), mostly("gpu")),
         disk_free in option::weighted(0.8, prop_oneof![1 => Just(0u64), 6 => Just(1u64 << 40)]),
         cache in btree_set(select(&IDENTITIES[..]), 0..4),
         mounts in btree_set((select(&PROJECTS[..]), select(&["m", "n"][..])), 0..3),
@@ -50,7 +58,7 @@ prop_compose! {
         view.presence = if away { Presence::Away } else { Presence::Connected };
         view.health = if unhealthy { Health::Unhealthy } else { Health::Healthy };
         view.duty = if draining { Duty::Draining } else { Duty::Active };
-        view.caps = has_cap.then(|| "cap".to_owned()).into_iter().collect();
+        (view.caps, view.entitlements, view.devices) = (caps, entitlements, devices);
         view.disk_free = disk_free;
         view.cache = cache.into_iter().map(identity).collect();
         view.mounts = mounts.into_iter().map(|(name, mount)| (project(name), mount.to_owned())).collect();
@@ -92,7 +100,7 @@ prop_compose! {
         (waited, pause) in (0u64..50, prop_oneof![6 => Just(0u64), 1 => 1u64..5]),
         commands in vec((select(&IDENTITIES[..]), option::of(0u64..60)), 0..3),
         mounts in btree_set(select(&["m", "n"][..]), 0..2),
-        wants_cap in prop::bool::weighted(0.1),
+        (caps, entitlements, devices) in (seldom("cap"), seldom("net"), seldom("gpu")),
         together in option::weighted(0.2, 0u32..2),
         inputs in vec(any_input(), 0..3),
         pinned in option::weighted(0.1, any::<Index>()),
@@ -107,7 +115,7 @@ prop_compose! {
         one.not_before = if pause == 0 { Timestamp(0) } else { NOW + seconds(pause) };
         one.commands = commands.into_iter().map(|(name, cost)| command(name, cost.map(seconds))).collect();
         one.cache_mounts = mounts.into_iter().map(str::to_owned).collect();
-        one.requirements.caps = wants_cap.then(|| "cap".to_owned()).into_iter().collect();
+        one.requirements = Requirements { entitlements, devices, caps };
         one.together = together.map(StageId);
         one.alike = "alike".to_owned();
         AnyStage { stage: one, inputs, pinned, failed_on }
@@ -151,7 +159,11 @@ fn could(fleet: &FleetView, agent: &AgentView, stage: &ReadyStage) -> bool {
         .platforms
         .iter()
         .all(|p| agent.platforms.contains(p) || agent.emulated.contains(p));
-    let able = stage.requirements.caps.is_subset(&agent.caps) && agent.slots > 0;
+    let required = &stage.requirements;
+    let able = agent.slots > 0
+        && required.caps.is_subset(&agent.caps)
+        && required.entitlements.is_subset(&agent.entitlements)
+        && required.devices.is_subset(&agent.devices);
     let there = (agent.presence, agent.health, agent.duty)
         == (Presence::Connected, Health::Healthy, Duty::Active);
     let room = agent
@@ -254,8 +266,21 @@ proptest! {
             let with_slot: Vec<&&AgentView> = fit.iter().filter(|agent| free[&agent.id] > 0).collect();
             match why {
                 Refusal::Pause => assert!(stage.not_before > NOW),
-                Refusal::Nobody { agents, .. } => {
+                Refusal::Nobody { agents, unservable } => {
                     assert!(fit.is_empty());
+                    // Whoever runs its platforms and is of no use all the same is named, with all that it lacks and nothing else.
+                    for (name, lacks) in &unservable.lacking {
+                        let mut mended = fleet.agents.iter().find(|agent| agent.name == *name).unwrap().clone();
+                        assert!(!lacks.is_empty() && mended.runs(&stage.platforms).is_some());
+                        for lack in lacks {
+                            assert!(match lack.clone() {
+                                Lack::Entitlement(name) => mended.entitlements.insert(name),
+                                Lack::Device(name) => mended.devices.insert(name),
+                                Lack::Capability(name) => mended.caps.insert(name),
+                            });
+                        }
+                        assert_eq!(mended.lacks(&stage.requirements), []);
+                    }
                     // Those that it names could if all were well; if it names none, nobody ever can.
                     let mut well = fleet.clone();
                     for agent in &mut well.agents {
@@ -303,6 +328,33 @@ proptest! {
                         }
                     }
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn what_belongs_together_is_placed_together_wherever_it_can_be((fleet, stages) in any_case()) {
+        replay(&fleet, &stages, |stage, decision, _, earlier| {
+            // The last of its group in this round, or else where the snapshot says that it belongs.
+            let of_group = earlier.iter().rev().find_map(|decision| match decision {
+                Decision::Placed { key, agent, .. } if stage.together.is_some() => {
+                    let other = stages.iter().find(|other| other.key == *key)?;
+                    (key.build == stage.key.build && other.together == stage.together).then_some(*agent)
+                }
+                _ => None,
+            });
+            let belongs = of_group.into_iter().chain(stage.pinned).find(|id| {
+                let view = fleet.agents.iter().find(|view| view.id == *id).unwrap();
+                could(&fleet, view, stage) && !stage.failed_on.contains_key(id)
+            });
+            let Some(belongs) = belongs else { return };
+            let name = &fleet.agents.iter().find(|view| view.id == belongs).unwrap().name;
+            match decision {
+                Decision::Placed { agent, .. } => assert_eq!(*agent, belongs),
+                Decision::Held { why: Refusal::WorthWaiting { agent, because }, .. } => {
+                    assert_eq!((agent, because), (name, &Because::Together));
+                }
+                Decision::Held { why, .. } => assert_eq!(*why, Refusal::Pause),
             }
         });
     }

@@ -70,7 +70,80 @@ fn an_engine_that_lacks_a_capability_gets_nothing_that_uses_it() {
     check(
         &fleet([old]),
         &[new],
-        &["0 waits: no agent can run this build: the engines for linux/amd64 lack exec.new"],
+        &[
+            "0 waits: no agent can run this build: old has an engine without exec.new; for exec.new, use a newer engine",
+        ],
+    );
+}
+
+#[test]
+fn a_stage_goes_only_where_the_engine_allows_and_has_what_it_requires() {
+    let mut insecure = stage(1, 0, "linux/amd64");
+    let required = &mut insecure.requirements;
+    required.entitlements = set(&["network.host", "security.insecure"]);
+    required.devices = set(&["gpu"]);
+    let plain = agent(1, "plain", "linux/amd64");
+    let mut half = agent(2, "half", "linux/amd64");
+    half.entitlements = set(&["network.host"]);
+    half.devices = set(&["gpu", "vendor.example/gpu=0"]);
+    let mut able = agent(3, "able", "linux/amd64");
+    able.entitlements = set(&["device", "network.host", "security.insecure"]);
+    able.devices = set(&["gpu"]);
+    check(
+        &fleet([plain.clone(), half.clone(), able.clone()]),
+        std::slice::from_ref(&insecure),
+        &["0 -> able: the only agent that can"],
+    );
+    // One that would be waited for is named, and why the others are of no use.
+    able.presence = Presence::Away;
+    check(
+        &fleet([plain.clone(), half.clone(), able]),
+        std::slice::from_ref(&insecure),
+        &[
+            "0 waits: an agent for linux/amd64: able is away, half does not allow security.insecure, plain does not allow \
+           network.host and does not allow security.insecure and has no device gpu for builds",
+        ],
+    );
+    check(
+        &fleet([half, agent(4, "other", "linux/arm64")]),
+        &[insecure],
+        &[
+            "0 waits: no agent can run this build: half does not allow security.insecure; to allow security.insecure, start \
+           buildkitd with --allow-insecure-entitlement security.insecure, or Docker Engine with \
+           \"builder\": {\"entitlements\": {\"security-insecure\": true}} in its daemon.json",
+        ],
+    );
+}
+
+#[test]
+fn of_a_class_only_those_that_prove_32_bit_arm_get_it() {
+    let mut proven = agent(2, "arm64-2", "linux/arm64");
+    proven
+        .platforms
+        .extend(platforms(&["linux/arm/v6", "linux/arm/v7"]));
+    let mut emulating = agent(1, "arm64-1", "linux/arm64");
+    emulating.emulated = platforms(&["linux/arm/v7"]);
+    let both = ReadyStage {
+        platforms: platforms(&["linux/arm64", "linux/arm/v7"]),
+        ..stage(1, 0, "linux/arm64")
+    };
+    let farm = fleet([emulating, proven]);
+    check(
+        &farm,
+        std::slice::from_ref(&both),
+        &["0 -> arm64-2: native"],
+    );
+    check(
+        &farm,
+        &[stage(1, 0, "linux/arm/v6")],
+        &["0 -> arm64-2: the only agent that can"],
+    );
+    check(
+        &fleet([agent(3, "arm64-3", "linux/arm64")]),
+        &[both],
+        &[
+            "0 waits: no agent can run linux/arm/v7, linux/arm64: the farm has linux/arm64 (arm64-3)",
+        ],
     );
 }
 
@@ -345,6 +418,51 @@ fn stages_that_share_a_cache_mount_go_to_one_agent() {
         &farm,
         &[placed_before],
         &["3 -> amd64-1: the only agent that can"],
+    );
+}
+
+#[test]
+fn what_is_left_of_a_group_moves_on_together() {
+    let left = |number| ReadyStage {
+        together: Some(StageId(0)),
+        pinned: Some(agent_id(3)),
+        ..stage(1, number, "linux/amd64")
+    };
+    let members = [left(1), left(2)];
+    let three = || {
+        fleet([
+            agent(1, "amd64-1", "linux/amd64"),
+            agent(2, "amd64-2", "linux/amd64"),
+            agent(3, "amd64-3", "linux/amd64"),
+        ])
+    };
+    let moved = [
+        "1 -> amd64-1: first of equals",
+        "2 -> amd64-1: a stage that it belongs with is there",
+    ];
+    let mut farm = three();
+    farm.agents[2].presence = Presence::Away;
+    check(&farm, &members, &moved);
+    let mut farm = three();
+    farm.agents[2].duty = Duty::Draining;
+    check(&farm, &members, &moved);
+
+    // The farm failed at the first of them there: the second, which it did not fail at, follows all the same.
+    let mut members = members;
+    members[0].failed_on.insert(agent_id(3), 1);
+    check(
+        &three(),
+        &members,
+        &[
+            "1 -> amd64-1: first of equals",
+            "2 -> amd64-1: a stage that it belongs with is there",
+        ],
+    );
+    // Where there is no other, it is tried again.
+    check(
+        &fleet([agent(3, "amd64-3", "linux/amd64")]),
+        &members[..1],
+        &["1 -> amd64-3: the only agent that can"],
     );
 }
 

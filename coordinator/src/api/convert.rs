@@ -35,6 +35,8 @@ pub(super) fn hello(hello: wire::Hello) -> Result<Joining, String> {
         hello.labels.len(),
         engine.llb_caps.len(),
         engine.frontend_caps.len(),
+        engine.entitlements.len(),
+        engine.devices.len(),
     ];
     if longest.into_iter().any(|n| n > MAX_LIST) || hello.slots > MAX_SLOTS {
         return Err("the agent's hello is too large".to_owned());
@@ -72,6 +74,8 @@ pub(super) fn hello(hello: wire::Hello) -> Result<Joining, String> {
             engine_version: engine.version,
             llb_caps: engine.llb_caps,
             frontend_caps: engine.frontend_caps,
+            entitlements: engine.entitlements,
+            devices: engine.devices,
             disk: hello.disk.map(|disk| Disk {
                 total: disk.total_bytes,
                 free: disk.free_bytes,

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use croft_planner::{Homes, Output, PlanInput, PlanOptions, Platform, Target};
-use croft_scheduler::{BuildId, FleetView, build_platform, servable};
+use croft_planner::{Homes, Output, PlanInput, PlanOptions, Platform, Stage, Target};
+use croft_scheduler::{BuildId, FleetView, all_servable, build_platform, servable};
 use serde_json::json;
 
-use super::build::{Build, Planned, Results};
+use super::build::{Build, Planned, Rank, Results};
 use super::failure::{Failure, Kind, Result};
 use super::image::Outputs;
 use super::progress::Ending;
@@ -49,7 +49,9 @@ impl Control {
                     deadline: None,
                 };
                 self.store.build_insert(&row).await?;
-                record::start(&self.store, build);
+                if build.rank() == Rank::Outer {
+                    record::start(&self.store, build);
+                }
                 tracing::info!(build = %build.id(), client_ref = %asked.client_ref, "a build begins");
                 Ok(())
             })
@@ -181,7 +183,14 @@ impl Control {
             .map_err(|_| Failure::farm("planning was cut off"))?
             .map_err(|error| Failure::invalid(error.to_string()))?;
         let needed: BTreeSet<&Platform> = plan.stages().iter().flat_map(|s| &s.platforms).collect();
-        servable(&fleet, needed).map_err(|never| Failure::unservable(never.to_string()))?;
+        refuse_ungranted(build, plan.stages())?;
+        servable(&fleet, needed)
+            .map(drop)
+            .and_then(|()| {
+                let stages = plan.stages().iter();
+                all_servable(&fleet, stages.map(|s| (&s.platforms, &s.requirements)))
+            })
+            .map_err(|never| Failure::unservable(never.to_string()))?;
         let sources = plan.stages().iter().flat_map(|s| &s.local_sources);
         let named: BTreeSet<&str> = sources.map(|s| s.session.as_str()).collect();
         build.name_sessions(
@@ -284,6 +293,19 @@ impl Control {
             .or_else(|| build_platform(fleet, self.settings.build_platform.as_ref()))
             .ok_or_else(Failure::no_agents)
     }
+}
+
+/// What a step needs beyond the ordinary its build must have been granted: in BuildKit's words, but before anything runs. Whether a device
+/// must be granted only its engine knows.
+fn refuse_ungranted(build: &Build, stages: &[Stage]) -> Result<()> {
+    let granted = &build.request.entitlements;
+    for stage in stages {
+        let needed = &stage.requirements.entitlements;
+        if let Some(missing) = needed.iter().find(|needed| !granted.contains(needed)) {
+            return Err(Failure::invalid(format!("{missing} is not allowed")));
+        }
+    }
+    Ok(())
 }
 
 fn homes(fleet: &FleetView) -> Homes {

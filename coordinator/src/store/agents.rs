@@ -41,6 +41,10 @@ pub struct Hello {
     pub llb_caps: Vec<String>,
     /// Capabilities of the engine's gateway.
     pub frontend_caps: Vec<String>,
+    /// What the engine lets builds be granted.
+    pub entitlements: Vec<String>,
+    /// The names of the devices that the engine can give a command.
+    pub devices: Vec<String>,
     /// Where the engine keeps its state; `None` if it didn't say.
     pub disk: Option<Disk>,
 }
@@ -105,15 +109,16 @@ impl Store {
         let row = sqlx::query!(
             "INSERT INTO agents (id, name, native_platform, platforms, emulated_platforms, slots, labels, version,
                                  engine_kind, engine_version, llb_caps, frontend_caps, disk_total, disk_free,
-                                 state, healthy, epoch)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'connected', true, 1)
+                                 entitlements, devices, state, healthy, epoch)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'connected', true, 1)
              ON CONFLICT (name) DO UPDATE
              SET native_platform = EXCLUDED.native_platform, platforms = EXCLUDED.platforms,
                  emulated_platforms = EXCLUDED.emulated_platforms, slots = EXCLUDED.slots, labels = EXCLUDED.labels,
                  version = EXCLUDED.version, engine_kind = EXCLUDED.engine_kind,
                  engine_version = EXCLUDED.engine_version, llb_caps = EXCLUDED.llb_caps,
                  frontend_caps = EXCLUDED.frontend_caps, disk_total = EXCLUDED.disk_total,
-                 disk_free = EXCLUDED.disk_free, state = 'connected', healthy = true,
+                 disk_free = EXCLUDED.disk_free, entitlements = EXCLUDED.entitlements,
+                 devices = EXCLUDED.devices, state = 'connected', healthy = true,
                  epoch = agents.epoch + 1, last_seen = now()
              RETURNING id, epoch, draining",
             new.0,
@@ -130,6 +135,8 @@ impl Store {
             &hello.frontend_caps,
             hello.disk.map(|disk| bigint(disk.total)),
             hello.disk.map(|disk| bigint(disk.free)),
+            &hello.entitlements,
+            &hello.devices,
         )
         .fetch_one(&mut *tx)
         .await?;
@@ -262,6 +269,8 @@ pub(super) async fn agent_rows(
                 engine_version: row.engine_version,
                 llb_caps: row.llb_caps,
                 frontend_caps: row.frontend_caps,
+                entitlements: row.entitlements,
+                devices: row.devices,
                 disk: row.disk_total.zip(row.disk_free).map(|(total, free)| Disk {
                     total: ubigint(total),
                     free: ubigint(free),

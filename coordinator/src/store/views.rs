@@ -318,6 +318,8 @@ async fn agent_views(tx: &mut PgConnection) -> Result<BTreeMap<AgentId, AgentVie
             health: row.health,
             duty: row.duty,
             caps: row.hello.llb_caps.into_iter().collect(),
+            entitlements: row.hello.entitlements.into_iter().collect(),
+            devices: row.hello.devices.into_iter().collect(),
             disk_free: row.hello.disk.map(|disk| disk.free),
             cache: BTreeSet::new(),
             mounts: BTreeSet::new(),

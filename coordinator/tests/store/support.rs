@@ -237,6 +237,8 @@ pub fn hello(name: &str, native: &str) -> Hello {
         engine_version: "28.5".to_owned(),
         llb_caps: vec!["source.image".to_owned()],
         frontend_caps: vec!["solve.base".to_owned()],
+        entitlements: vec!["network.host".to_owned()],
+        devices: vec!["vendor.example/gpu=0".to_owned()],
         disk: Some(Disk {
             total: 100 << 30,
             free: 50 << 30,

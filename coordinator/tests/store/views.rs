@@ -37,6 +37,14 @@ async fn an_agent_is_seen_as_it_said_it_is() {
         BTreeSet::from(["linux/riscv64".parse().unwrap()])
     );
     assert_eq!(agent.caps, BTreeSet::from(["source.image".to_owned()]));
+    assert_eq!(
+        agent.entitlements,
+        BTreeSet::from(["network.host".to_owned()])
+    );
+    assert_eq!(
+        agent.devices,
+        BTreeSet::from(["vendor.example/gpu=0".to_owned()])
+    );
     assert_eq!(agent.disk_free, Some(50 << 30));
 }
 

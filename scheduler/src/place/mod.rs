@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use croft_planner::{EdgeId, StageId};
 
 pub use policy::Policy;
-pub(crate) use reason::Commas;
+pub(crate) use reason::{Ands, Commas};
 pub use reason::{Because, Reason, Refusal, Unfit, Why};
 pub use score::{Cost, Score};
 pub use stage::{Command, ExportedInput, Input, ReadyStage};
@@ -121,9 +121,8 @@ impl<'a> Round<'a> {
         }
         candidates.sort_by(|a, b| a.score.cmp(&b.score));
 
-        let pinned = self
-            .pin(stage)
-            .and_then(|agent| candidates.iter().position(|c| c.score.agent == agent));
+        let place_of = |agent| candidates.iter().position(|c| c.score.agent == agent);
+        let pinned = self.pins(stage).find_map(place_of);
         let chosen = &candidates[pinned.unwrap_or(0)];
         if !self.desks[chosen.desk].has_free_slot() {
             let why = self.wait(&candidates, chosen, pinned.is_some());
@@ -139,7 +138,7 @@ impl<'a> Round<'a> {
         let agent = chosen.score.agent;
         self.desks[chosen.desk].put(stage, &chosen.cost);
         if let Some(group) = stage.together {
-            self.groups.entry((key.build, group)).or_insert(agent);
+            self.groups.insert((key.build, group), agent);
         }
         Decision::Placed {
             key,
@@ -161,11 +160,14 @@ impl<'a> Round<'a> {
         (fit, unfit)
     }
 
-    fn pin(&self, stage: &ReadyStage) -> Option<AgentId> {
+    /// Where the stage belongs, unless the farm failed at it there: a build that goes on without its cache mounts is better than one that
+    /// fails. What this round decided about its group is newer than what the snapshot knows.
+    fn pins(&self, stage: &ReadyStage) -> impl Iterator<Item = AgentId> {
         let of_group = stage
             .together
             .and_then(|group| self.groups.get(&(stage.key.build, group)).copied());
-        stage.pinned.or(of_group)
+        let pins = of_group.into_iter().chain(stage.pinned);
+        pins.filter(|agent| !stage.failed_on.contains_key(agent))
     }
 
     /// Why a stage waits for `chosen`, which is full. `candidates` are in the order of their scores.
@@ -193,16 +195,10 @@ impl<'a> Round<'a> {
 
     fn nobody(&self, stage: &ReadyStage, mut unfit: Vec<(String, Unfit)>) -> Refusal {
         unfit.sort_by(|a, b| a.0.cmp(&b.0));
-        let lacks = unfit.iter().find_map(|(_, why)| match why {
-            Unfit::Capability(cap) => Some(cap.clone()),
-            _ => None,
-        });
         unfit.retain(|(_, why)| why.may_pass());
-        let platforms = stage.platforms.iter().cloned().collect();
         Refusal::Nobody {
             agents: unfit,
-            unservable: Unservable::new(platforms, self.fleet),
-            lacks,
+            unservable: Unservable::of_stage(&stage.platforms, &stage.requirements, self.fleet),
         }
     }
 }

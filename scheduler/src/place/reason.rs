@@ -9,7 +9,7 @@ use croft_planner::{EdgeId, Platform};
 
 use super::score::{Candidate, Desk};
 use super::stage::ReadyStage;
-use crate::fleet::{AgentView, Nativeness};
+use crate::fleet::{AgentView, Lack, Nativeness};
 use crate::servable::Unservable;
 use crate::time::Human;
 
@@ -113,8 +113,6 @@ pub enum Refusal {
         agents: Vec<(String, Unfit)>,
         /// What is asked for and what there is.
         unservable: Unservable,
-        /// A capability that the agents which run its platforms lack, if that is why.
-        lacks: Option<String>,
     },
 }
 
@@ -136,8 +134,8 @@ pub enum Because {
 pub enum Unfit {
     /// It doesn't run the stage's platforms.
     Platform,
-    /// Its engine is too old for the stage.
-    Capability(String),
+    /// Its engine can't do or isn't allowed to what the stage requires. Never empty.
+    Lacks(Vec<Lack>),
     /// It was started with none.
     NoSlots,
     /// It isn't connected.
@@ -160,10 +158,7 @@ pub enum Unfit {
 impl Unfit {
     /// Whether it may pass without a person's doing.
     pub fn may_pass(&self) -> bool {
-        !matches!(
-            self,
-            Unfit::Platform | Unfit::Capability(_) | Unfit::NoSlots
-        )
+        !matches!(self, Unfit::Platform | Unfit::Lacks(_) | Unfit::NoSlots)
     }
 }
 
@@ -171,7 +166,7 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unfit::Platform => f.write_str("does not run its platform"),
-            Unfit::Capability(cap) => write!(f, "has an engine without {cap}"),
+            Unfit::Lacks(lacks) => Ands(lacks).fmt(f),
             Unfit::NoSlots => f.write_str("has no slots"),
             Unfit::Away => f.write_str("is away"),
             Unfit::Unhealthy => f.write_str("has an engine that does not answer"),
@@ -213,29 +208,43 @@ impl fmt::Display for Refusal {
                     Because::Saves(_) => f.write_str(", which saves more than the wait costs"),
                 }
             }
-            Refusal::Nobody {
-                agents,
-                unservable,
-                lacks,
-            } => match (&agents[..], lacks) {
-                ([], None) => unservable.fmt(f),
-                ([], Some(cap)) => write!(
-                    f,
-                    "no agent can run this build: the engines for {} lack {cap}",
-                    Commas(&unservable.platforms)
-                ),
-                (agents, _) => {
-                    f.write_str("an agent")?;
-                    if !unservable.platforms.is_empty() {
-                        write!(f, " for {}", Commas(&unservable.platforms))?;
-                    }
-                    for (place, (name, unfit)) in agents.iter().enumerate() {
-                        write!(f, "{} {name} {unfit}", if place == 0 { ":" } else { "," })?;
-                    }
-                    Ok(())
+            Refusal::Nobody { agents, unservable } if agents.is_empty() => unservable.fmt(f),
+            Refusal::Nobody { agents, unservable } => {
+                f.write_str("an agent")?;
+                if !unservable.platforms.is_empty() {
+                    write!(f, " for {}", Commas(&unservable.platforms))?;
                 }
-            },
+                for (place, (name, unfit)) in agents.iter().enumerate() {
+                    write!(f, "{} {name} {unfit}", if place == 0 { ":" } else { "," })?;
+                }
+                for (name, lacks) in &unservable.lacking {
+                    write!(f, ", {name} {}", Ands(lacks))?;
+                }
+                Ok(())
+            }
         }
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lack::Entitlement(name) => write!(f, "does not allow {name}"),
+            Lack::Device(name) => write!(f, "has no device {name} for builds"),
+            Lack::Capability(name) => write!(f, "has an engine without {name}"),
+        }
+    }
+}
+
+/// What is true of one thing at once.
+pub(crate) struct Ands<'a, T>(pub &'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Ands<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, item) in self.0.iter().enumerate() {
+            write!(f, "{}{item}", if place == 0 { "" } else { " and " })?;
+        }
+        Ok(())
     }
 }
 

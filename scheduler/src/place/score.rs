@@ -255,13 +255,9 @@ fn fit(
     policy: &Policy,
 ) -> Result<Nativeness, Unfit> {
     let nativeness = agent.runs(&stage.platforms).ok_or(Unfit::Platform)?;
-    if let Some(cap) = stage
-        .requirements
-        .caps
-        .iter()
-        .find(|cap| !agent.caps.contains(*cap))
-    {
-        return Err(Unfit::Capability(cap.clone()));
+    let lacks = agent.lacks(&stage.requirements);
+    if !lacks.is_empty() {
+        return Err(Unfit::Lacks(lacks));
     }
     if agent.slots == 0 {
         return Err(Unfit::NoSlots);

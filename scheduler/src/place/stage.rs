@@ -25,8 +25,7 @@ pub struct ReadyStage {
     pub not_before: Timestamp,
     /// The platforms of its commands, all of which its agent must run. Empty: any agent can run it.
     pub platforms: BTreeSet<Platform>,
-    /// What else its agent must be able to do. Agents announce only capabilities, so that entitlements and devices are left to the
-    /// engine to refuse.
+    /// What else its agent must be able and allowed to do.
     pub requirements: Requirements,
     /// Its commands, with what each took when it last ran somewhere.
     pub commands: Vec<Command>,
@@ -36,8 +35,9 @@ pub struct ReadyStage {
     pub cache_mounts: BTreeSet<String>,
     /// Stages of one build with the same value run on one agent.
     pub together: Option<StageId>,
-    /// The agent on which another of its group was placed, or the stage that it is placed with. It goes there if that agent can take
-    /// it, and waits for a slot there.
+    /// The agent on which another of its group was placed last, or the stage that it is placed with. It goes there if that agent can
+    /// take it, and waits for a slot there. If it can't any more (it is away or draining, or the farm failed at this stage there), the
+    /// stage goes elsewhere: what is still to be placed of a group moves on together, and finds its cache mounts as after a prune.
     pub pinned: Option<AgentId>,
     /// The results that it takes.
     pub inputs: Vec<Input>,

@@ -30,6 +30,10 @@ pub fn platforms(texts: &[&str]) -> BTreeSet<Platform> {
     texts.iter().map(|text| platform(text)).collect()
 }
 
+pub fn set(texts: &[&str]) -> BTreeSet<String> {
+    texts.iter().map(|&text| text.to_owned()).collect()
+}
+
 pub fn project(name: &str) -> Project {
     Project(name.to_owned())
 }
@@ -59,6 +63,8 @@ pub fn agent(number: u128, name: &str, native: &str) -> AgentView {
         health: Health::Healthy,
         duty: Duty::Active,
         caps: BTreeSet::new(),
+        entitlements: BTreeSet::new(),
+        devices: BTreeSet::new(),
         disk_free: Some(1 << 40),
         cache: BTreeSet::new(),
         mounts: BTreeSet::new(),
