@@ -45,6 +45,19 @@ pub struct Results {
     pub shape: Shape,
     /// One for each platform, in order.
     pub targets: Vec<ResultTarget>,
+    /// The entries of the index, as places in `targets`: like BuildKit, a platform that was asked for twice is listed twice.
+    pub listed: Vec<usize>,
+}
+
+impl Results {
+    /// The platforms that were asked for more than once, each as often as it was repeated.
+    pub(super) fn repeated(&self) -> impl Iterator<Item = &str> {
+        let before = |at: usize| self.listed.get(..at).unwrap_or_default();
+        let places = self.listed.iter().enumerate();
+        places
+            .filter(move |(at, place)| before(*at).contains(place))
+            .filter_map(|(_, place)| Some(self.targets.get(*place)?.name.as_str()))
+    }
 }
 
 /// One platform's result.
@@ -68,6 +81,7 @@ pub struct Build {
     /// What was asked for.
     pub request: Request,
     progress: Arc<Progress>,
+    rank: Rank,
     cancel: CancellationToken,
     reason: OnceLock<String>,
     /// Set once it has a row and its session.
@@ -75,6 +89,15 @@ pub struct Build {
     planned: OnceLock<Planned>,
     live: Mutex<Live>,
     changed: watch::Sender<()>,
+}
+
+/// Whether a build stands for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rank {
+    /// It does.
+    Outer,
+    /// It is a part of another one, which tells its progress.
+    Within,
 }
 
 #[derive(Default)]
@@ -150,21 +173,23 @@ impl Planned {
 
 impl Build {
     pub(crate) fn new(id: BuildId, request: Request) -> Self {
-        Self::telling(id, request, Arc::default())
+        Self::telling(id, request, Arc::default(), Rank::Outer)
     }
 
     /// A build within another one, of which clients see nothing but its progress.
     pub(super) fn within(&self, id: BuildId) -> Self {
-        let child = Self::telling(id, self.request.clone(), Arc::clone(&self.progress));
+        let progress = Arc::clone(&self.progress);
+        let child = Self::telling(id, self.request.clone(), progress, Rank::Within);
         child.set_planner(self.planner());
         child
     }
 
-    fn telling(id: BuildId, request: Request, progress: Arc<Progress>) -> Self {
+    fn telling(id: BuildId, request: Request, progress: Arc<Progress>, rank: Rank) -> Self {
         Self {
             id,
             request,
             progress,
+            rank,
             cancel: CancellationToken::new(),
             reason: OnceLock::new(),
             begun: OnceCell::new(),
@@ -177,6 +202,10 @@ impl Build {
     /// Its id in the farm.
     pub fn id(&self) -> BuildId {
         self.id
+    }
+
+    pub(super) fn rank(&self) -> Rank {
+        self.rank
     }
 
     /// What clients see of it.

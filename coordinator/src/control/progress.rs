@@ -311,6 +311,19 @@ impl Step {
         });
     }
 
+    /// A warning, which buildx shows below the step and again at the end.
+    pub fn warn(&self, text: &str) {
+        self.push(StatusResponse {
+            warnings: vec![VertexWarning {
+                vertex: self.vertex.digest.clone(),
+                level: 1,
+                short: text.as_bytes().to_vec(),
+                ..VertexWarning::default()
+            }],
+            ..StatusResponse::default()
+        });
+    }
+
     /// A line of text below the step.
     pub fn log(&self, line: &str) {
         self.push(StatusResponse {

@@ -100,6 +100,9 @@ impl Control {
         let step = build
             .progress()
             .step(&format!("[croft] publishing {what} {}", manifest.digest));
+        for platform in planned.results.repeated() {
+            step.warn(&format!("Duplicate platform result requested {platform:?}"));
+        }
         let outcome = self.push(build, image, logins, &manifest, &step).await;
         if let Err(failure) = &outcome {
             step.fail(&failure.message);
@@ -242,15 +245,19 @@ fn index(
     planned: &Planned,
     pushed: &[BTreeMap<String, String>],
 ) -> Result<Published> {
-    let mut manifests = Vec::new();
+    let mut images = Vec::new();
     for (response, target) in pushed.iter().zip(&planned.results.targets) {
         let platform = target.platform.clone().unwrap_or_default();
-        manifests.push(PlatformManifest {
+        images.push(PlatformManifest {
             name: platform_name(&platform),
             platform,
             descriptor: descriptor(response)?,
         });
     }
+    let listed = planned.results.listed.iter();
+    let manifests: Vec<_> = listed
+        .filter_map(|place| images.get(*place).cloned())
+        .collect();
     let bytes = image.index(&manifests);
     let descriptor = image.index_descriptor(&bytes);
     let json = serde_json::to_vec(&descriptor).unwrap_or_default();

@@ -95,6 +95,7 @@ fn target(definition: Option<bollard_buildkit_proto::pb::Definition>) -> Results
             definition,
             ..ResultTarget::default()
         }],
+        listed: vec![0],
     }
 }
 

@@ -112,6 +112,7 @@ pub fn results(
         None => Ok(Results {
             shape: Shape::Bare,
             targets: Vec::new(),
+            listed: Vec::new(),
         }),
         Some(R::RefDeprecated(id)) => bare(&metadata, lookup(&by_id(id))?),
         Some(R::Ref(reference)) => bare(&metadata, lookup(&reference)?),
@@ -182,6 +183,7 @@ fn bare(metadata: &Metadata, definition: Option<pb::Definition>) -> Result<Resul
             base_config: of_platform(metadata, "containerimage.base.config", &id),
             config,
         }],
+        listed: vec![0],
     })
 }
 
@@ -196,8 +198,14 @@ fn indexed(
             "unable to export multiple refs, missing platforms mapping",
         ));
     }
-    let mut targets = Vec::new();
+    let mut targets: Vec<ResultTarget> = Vec::new();
+    let mut listed = Vec::new();
     for entry in platforms {
+        if let Some(known) = targets.iter().position(|target| target.name == entry.id) {
+            listed.push(known);
+            continue;
+        }
+        listed.push(targets.len());
         let reference = refs.remove(&entry.id).ok_or_else(|| {
             Status::invalid_argument(format!("failed to find ref for ID {}", entry.id))
         })?;
@@ -212,6 +220,7 @@ fn indexed(
     Ok(Results {
         shape: Shape::Index,
         targets,
+        listed,
     })
 }
 
@@ -329,6 +338,26 @@ mod tests {
         assert_eq!(results.targets[0].name, "linux/s390x");
         assert_eq!(results.targets[0].config.as_deref(), Some(&b"{}"[..]));
         assert_eq!(results.targets[1].platform.as_ref().unwrap().variant, "v7");
+    }
+
+    #[test]
+    fn a_platform_that_was_asked_for_twice_is_made_once_and_listed_twice() {
+        let metadata = HashMap::from([(
+            "refs.platforms".to_owned(),
+            br#"{"Platforms":[{"ID":"linux/arm64","Platform":{"architecture":"arm64","os":"linux"}},
+                {"ID":"linux/amd64","Platform":{"architecture":"amd64","os":"linux"}},
+                {"ID":"linux/arm64","Platform":{"architecture":"arm64","os":"linux"}}]}"#
+                .to_vec(),
+        )]);
+        let result = gateway::Result {
+            metadata,
+            result: Some(refs(&["linux/amd64", "linux/arm64"])),
+            ..gateway::Result::default()
+        };
+        let results = results(result, |_| Ok(Some(definition()))).unwrap();
+        let names: Vec<_> = results.targets.iter().map(|target| &target.name).collect();
+        assert_eq!(names, ["linux/arm64", "linux/amd64"]);
+        assert_eq!(results.listed, [0, 1, 0]);
     }
 
     #[test]
