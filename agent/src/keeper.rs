@@ -21,10 +21,11 @@ use croft_buildkit::{
     },
     engine::Engine,
     gateway::{BuildRef, Gateway, GatewaySpec},
+    session::SessionSpec,
     trace::TraceContext,
 };
-use futures::future::{join_all, select_all, try_join_all};
-use tokio::sync::{Notify, OnceCell, watch};
+use futures::future::{join_all, try_join_all};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -67,14 +68,7 @@ pub struct Shared {
 /// All keepers of this agent.
 pub struct Keepers {
     shared: Shared,
-    slots: Mutex<HashMap<BuildId, Arc<Slot>>>,
-}
-
-/// The place of one build's keeper, from the first wish for it.
-#[derive(Default)]
-struct Slot {
-    closed: CancellationToken,
-    keeper: OnceCell<Arc<Keeper>>,
+    open: Mutex<HashMap<BuildId, Arc<Keeper>>>,
 }
 
 /// What is held for one build.
@@ -83,6 +77,8 @@ pub struct Keeper {
     context: Arc<BuildContext>,
     closed: CancellationToken,
     leases: Mutex<Vec<Lease>>,
+    /// Held while sessions are opened, so that each is opened once.
+    joining: tokio::sync::Mutex<()>,
     held: Mutex<Held>,
     jobs: AtomicU64,
     vertices: Mutex<Vertices>,
@@ -117,78 +113,70 @@ impl Keepers {
     pub fn new(shared: Shared) -> Arc<Self> {
         Arc::new(Self {
             shared,
-            slots: Mutex::default(),
+            open: Mutex::default(),
         })
     }
 
     /// The builds that have one.
     pub fn builds(&self) -> Vec<BuildId> {
-        let slots = lock(&self.slots);
-        slots
-            .iter()
-            .filter(|(_, slot)| slot.keeper.initialized())
-            .map(|(build, _)| build.clone())
-            .collect()
+        lock(&self.open).keys().cloned().collect()
     }
 
-    /// The build's keeper; opened where there is none.
+    /// The build's keeper, with all the sessions that the build names by now; opened where there is none.
     pub async fn open(
         self: &Arc<Self>,
         context: &Arc<BuildContext>,
     ) -> Result<Arc<Keeper>, Failure> {
-        let slot = lock(&self.slots)
+        let keeper = lock(&self.open)
             .entry(context.build.clone())
-            .or_default()
+            .or_insert_with(|| Keeper::new(self, context))
             .clone();
         tokio::select! {
             biased;
-            () = slot.closed.cancelled() => Err(build_over()),
-            keeper = slot.keeper.get_or_try_init(|| Keeper::open(self, context, &slot.closed)) => keeper.cloned(),
+            () = keeper.closed() => Err(build_over()),
+            joined = keeper.join(&context.sessions) => joined.map(|()| keeper.clone()),
         }
     }
 
     /// The build's keeper, if it is there already.
     pub fn find(&self, build: &BuildId) -> Option<Arc<Keeper>> {
-        lock(&self.slots).get(build)?.keeper.get().cloned()
+        lock(&self.open).get(build).cloned()
     }
 
     /// Closes a build's keeper; returns when the engine has let go of it.
     pub async fn close(&self, build: &BuildId) {
-        let slot = {
-            let mut slots = lock(&self.slots);
-            let slot = slots.remove(build);
-            if let Some(slot) = &slot {
-                slot.closed.cancel();
+        let keeper = {
+            let mut open = lock(&self.open);
+            let keeper = open.remove(build);
+            if let Some(keeper) = &keeper {
+                keeper.closed.cancel();
             }
-            slot
+            keeper
         };
-        Self::shut(slot).await;
-    }
-
-    async fn shut(slot: Option<Arc<Slot>>) {
-        if let Some(keeper) = slot.as_ref().and_then(|slot| slot.keeper.get()) {
+        if let Some(keeper) = keeper {
             keeper.shut().await;
         }
     }
 
     /// Closes all of them.
     pub async fn close_all(&self) {
-        let builds: Vec<_> = lock(&self.slots).keys().cloned().collect();
+        let builds: Vec<_> = lock(&self.open).keys().cloned().collect();
         join_all(builds.iter().map(|build| self.close(build))).await;
     }
 
     /// A keeper lost a job or a session: what it held can't be relied on.
-    async fn lost(&self, build: &BuildId, closed: &CancellationToken, reason: String) {
-        let slot = {
-            let mut slots = lock(&self.slots);
-            if closed.is_cancelled() {
+    async fn lost(&self, keeper: &Keeper, reason: String) {
+        let build = &keeper.context.build;
+        {
+            let mut open = lock(&self.open);
+            if keeper.closed.is_cancelled() {
                 return;
             }
-            closed.cancel();
-            slots.remove(build)
-        };
+            keeper.closed.cancel();
+            open.remove(build);
+        }
         tracing::warn!(%build, %reason, "a keeper ended by itself");
-        Self::shut(slot).await;
+        keeper.shut().await;
         self.shared
             .ledger
             .say_once(Report::KeeperClosed(build.clone(), reason));
@@ -201,42 +189,51 @@ pub fn build_over() -> Failure {
 }
 
 impl Keeper {
-    async fn open(
-        keepers: &Arc<Keepers>,
-        context: &Arc<BuildContext>,
-        closed: &CancellationToken,
-    ) -> Result<Arc<Self>, Failure> {
-        let sessions = &keepers.shared.sessions;
-        let leases = context
-            .sessions
-            .iter()
-            .map(|session| sessions.acquire(&context.build, session));
-        let leases = try_join_all(leases)
-            .await
-            .map_err(|status| Failure::of_engine(&status))?;
-        let sessions: Vec<_> = leases.iter().map(Lease::session).collect();
-        let keeper = Arc::new(Self {
+    fn new(keepers: &Arc<Keepers>, context: &Arc<BuildContext>) -> Arc<Self> {
+        Arc::new(Self {
             keepers: keepers.clone(),
             context: context.clone(),
-            closed: closed.clone(),
-            leases: Mutex::new(leases),
+            closed: CancellationToken::new(),
+            leases: Mutex::default(),
+            joining: tokio::sync::Mutex::default(),
             held: Mutex::default(),
             jobs: AtomicU64::new(0),
             vertices: Mutex::default(),
             told: Notify::new(),
-        });
-        if !sessions.is_empty() {
-            let keeper = keeper.clone();
+        })
+    }
+
+    /// Opens those of the sessions that it has not yet: a build may name more of them as it goes on.
+    async fn join(self: &Arc<Self>, sessions: &[SessionSpec]) -> Result<(), Failure> {
+        let _turn = self.joining.lock().await;
+        let missing: Vec<_> = {
+            let leases = lock(&self.leases);
+            let joined = |spec: &SessionSpec| leases.iter().any(|lease| *lease.id() == spec.id);
+            sessions.iter().filter(|spec| !joined(spec)).collect()
+        };
+        let open = &self.keepers.shared.sessions;
+        let leases = missing
+            .into_iter()
+            .map(|spec| open.acquire(&self.context.build, spec));
+        let leases = try_join_all(leases)
+            .await
+            .map_err(|status| Failure::of_engine(&status))?;
+        for lease in leases {
+            let (keeper, session) = (self.clone(), lease.session());
+            let mut held = lock(&self.leases);
+            if self.closed.is_cancelled() {
+                return Err(build_over());
+            }
+            held.push(lease);
             tokio::spawn(async move {
-                let any = select_all(sessions.iter().map(|session| Box::pin(session.closed())));
                 tokio::select! {
                     biased;
-                    () = keeper.closed.cancelled() => {}
-                    _ = any => keeper.lost("the engine dropped a session of the build".to_owned()).await,
+                    () = keeper.closed() => {}
+                    () = session.closed() => keeper.lost("the engine dropped a session of the build".to_owned()).await,
                 }
             });
         }
-        Ok(keeper)
+        Ok(())
     }
 
     /// What the build needs to know.
@@ -267,9 +264,7 @@ impl Keeper {
     }
 
     async fn lost(&self, reason: String) {
-        self.keepers
-            .lost(&self.context.build, &self.closed, reason)
-            .await;
+        self.keepers.lost(self, reason).await;
     }
 
     /// How many calls of the build's sessions were cut off between here and the coordinator.

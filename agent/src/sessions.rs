@@ -124,6 +124,11 @@ fn users(users: &Users) -> MutexGuard<'_, Vec<BuildId>> {
 }
 
 impl Lease {
+    /// Which session it is.
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+
     /// The session, to see when the engine lets go of it.
     pub fn session(&self) -> Arc<EngineSession> {
         self.session.clone()

@@ -77,9 +77,18 @@ impl Llb {
 
     /// A client's folder.
     pub fn local(&mut self, name: &str) -> Node {
+        self.local_with(name, [])
+    }
+
+    /// A client's folder, from this session of its.
+    pub fn local_of(&mut self, name: &str, session: &str) -> Node {
+        self.local_with(name, [("local.session".to_owned(), session.to_owned())])
+    }
+
+    fn local_with<const N: usize>(&mut self, name: &str, attrs: [(String, String); N]) -> Node {
         let source = pb::SourceOp {
             identifier: format!("local://{name}"),
-            ..Default::default()
+            attrs: attrs.into(),
         };
         self.add(&[], Kind::Source(source))
     }

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use croft_buildkit::session::auth::{self, AuthCall, Credentials};
+use croft_buildkit::session::{
+    auth::{self, AuthCall, Credentials},
+    grpc_error,
+};
 use croft_local::{Access, Registry, RegistryOptions};
 use croft_proto::v1::{self, agent_message::Message as FromAgent};
 use sha2::{Digest, Sha256};
@@ -215,4 +218,49 @@ async fn a_clients_files_stream_through_the_tunnel_in_the_builds_own_trace() {
             .any(|parent| parent.to_str().is_ok_and(|parent| parent.contains(&trace))),
         "{traces:?}"
     );
+}
+
+#[tokio::test]
+async fn a_session_that_a_build_names_later_is_opened_too() {
+    let session = || v1::Session {
+        id: nonce(),
+        shared_key: nonce(),
+        methods: vec!["/moby.filesync.v1.FileSync/DiffCopy".to_owned()],
+        ..Default::default()
+    };
+    let (own, further) = (session(), session());
+    let folder = Folder {
+        name: "file",
+        data: Arc::new(nonce().into_bytes()),
+    };
+    let has_it = further.id.clone();
+    let manners = Manners {
+        sessions: Arc::new(move |request| {
+            // Asked for a session that is not there, the engine takes any other that the build has.
+            let asked = request.headers()[croft_proto::TUNNEL_SESSION] == has_it.as_str();
+            let folder = folder.clone();
+            Box::pin(async move {
+                match asked {
+                    true => folder.answer(request).await,
+                    false => grpc_error(tonic::Code::NotFound, "that folder is another session's"),
+                }
+            })
+        }),
+        ..Manners::default()
+    };
+    let (_farm, mut link) = Farm::start(manners).await;
+    let mut context = build();
+    context.sessions = vec![own];
+    let mut llb = Llb::default();
+    let file = llb.file("/nonce", &nonce());
+    link.run(offer(&context, vec![held("o", llb.definition(&file))]))
+        .await
+        .done();
+
+    context.sessions.push(further.clone());
+    let local = llb.local_of("context", &further.id);
+    let copied = llb.copy(&file, &local);
+    link.run(offer(&context, vec![held("o", llb.definition(&copied))]))
+        .await
+        .done();
 }
