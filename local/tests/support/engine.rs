@@ -1,6 +1,6 @@
 //! What each engine itself says that it ran. Under emulation an image can't prove where it was built; its engine's records can.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ffi::OsStr, process::Command};
 
 use croft_local::{Farm, FarmAgent};
 use serde::Deserialize;
@@ -23,29 +23,37 @@ pub struct Record {
     pub reclaimable: bool,
 }
 
-/// The records of an agent's engine, as the engine itself tells them.
-pub fn records(agent: &FarmAgent) -> Vec<Record> {
-    let buildx = Buildx::empty();
-    let du = ["du", "--format", "json"];
-    let command = match agent.engine().strip_prefix("docker+") {
+/// `docker-buildx` with these arguments against one engine alone.
+pub fn alone(
+    buildx: &Buildx,
+    engine: &str,
+    arguments: impl IntoIterator<Item: AsRef<OsStr>>,
+) -> Command {
+    let with_builder = |builder: &'static str| {
+        let mut command = buildx.command(["--builder", builder]);
+        command.args(arguments);
+        command
+    };
+    match engine.strip_prefix("docker+") {
         Some(socket) => {
-            let mut command = buildx.command(["--builder", "default"].into_iter().chain(du));
+            let mut command = with_builder("default");
             command.env("DOCKER_HOST", socket);
             command
         }
         None => {
-            let create = [
-                "create",
-                "--name",
-                "engine",
-                "--driver",
-                "remote",
-                agent.engine(),
-            ];
-            buildx.run(create).succeeded();
-            buildx.command(["--builder", "engine"].into_iter().chain(du))
+            let create = ["create", "--name", "engine", "--driver", "remote", engine];
+            // It may be there already; if it can't be made, the command says so.
+            buildx.run(create);
+            with_builder("engine")
         }
-    };
+    }
+}
+
+/// The records of an agent's engine, as the engine itself tells them.
+pub fn records(agent: &FarmAgent) -> Vec<Record> {
+    let du = ["du", "--format", "json"];
+    let buildx = Buildx::empty();
+    let command = alone(&buildx, agent.engine(), du);
     let printed = process::run(command).succeeded().stdout;
     let parse = |line| {
         serde_json::from_str(line)
@@ -61,7 +69,10 @@ pub fn runs(farm: &Farm, text: &str) -> Vec<(String, usize)> {
         let ran: BTreeSet<_> = records
             .iter()
             .filter(|record| {
-                record.description.contains(" from exec ") && record.description.contains(text)
+                // A cache mount is described by the command that first used it.
+                record.kind != "exec.cachemount"
+                    && record.description.contains(" from exec ")
+                    && record.description.contains(text)
             })
             .map(|record| &record.id)
             .collect();

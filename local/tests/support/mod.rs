@@ -17,6 +17,8 @@ pub mod image;
 pub mod plan;
 pub mod process;
 pub mod registry;
+pub mod web;
+pub mod words;
 
 pub use buildx::{BUILDER, Build, Buildx, Built};
 pub use context::{Context, nonce};

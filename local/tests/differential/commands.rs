@@ -1,0 +1,301 @@
+//! RUN instructions whose results depend on nothing but what they are given.
+
+use crate::{
+    generate::{Generator, User},
+    known::{Kind, Thing},
+};
+
+/// Lists a folder without what differs from run to run.
+fn listing(folder: &str, to: &str) -> String {
+    format!(
+        "cd {folder} && (find . | sort | while read -r f; do stat -c '%N %F %a %u:%g' \"$f\"; done; find . -type f -exec md5sum {{}} \\; | sort) > {to}"
+    )
+}
+
+impl Generator {
+    /// Where the stage's user may write.
+    fn writable(&mut self, start: &str) -> String {
+        match self.stage.user {
+            User::Root => self.name(&format!("/{start}")),
+            User::Other => self.name(&format!("/tmp/{start}")),
+        }
+    }
+
+    fn run(&mut self, command: &str) {
+        self.line(&format!("RUN {command}"));
+    }
+
+    /// A command that makes a folder of all kinds of things.
+    pub fn make(&mut self) {
+        let top = self.writable("t");
+        let known = |path: &str, kind| Thing {
+            path: format!("{top}{path}"),
+            kind,
+        };
+        let mut things = vec![
+            known("/one.txt", Kind::File),
+            known("/sub", Kind::Folder),
+            known("/sub/two.txt", Kind::File),
+            known("/sub/deep", Kind::Folder),
+            known("/void", Kind::Folder),
+        ];
+        let mut steps = vec![
+            format!("mkdir -p {top}/sub/deep {top}/void"),
+            format!("cd {top}"),
+            format!("echo seed {} > one.txt", self.seed),
+            format!("echo {} > sub/two.txt", self.dice.between(0, 999)),
+        ];
+        if self.dice.chance(40) {
+            self.declare();
+            self.stage.is_of_target = true;
+            steps.push("echo $TARGETPLATFORM from $BUILDPLATFORM > for".to_owned());
+            things.push(known("/for", Kind::File));
+        }
+        let link = |path: &str| Kind::Link(format!("{top}{path}"));
+        let optional = [
+            ("ln -s one.txt alias".to_owned(), Some(known("/alias", link("/one.txt")))),
+            ("ln -s sub way".to_owned(), Some(known("/way", link("/sub")))),
+            (format!("ln -s {top}/sub way-abs"), Some(known("/way-abs", link("/sub")))),
+            (format!("ln -s {top}/one.txt one-abs"), Some(known("/one-abs", link("/one.txt")))),
+            ("ln -s ../sub/two.txt void/up".to_owned(), Some(known("/void/up", link("/sub/two.txt")))),
+            ("ln -s way two-steps".to_owned(), None),
+            ("ln -s /etc/passwd outside".to_owned(), None),
+            ("ln -s ../../../../../etc/group escape".to_owned(), None),
+            ("ln -s nowhere nothing".to_owned(), None),
+            ("ln one.txt same".to_owned(), Some(known("/same", Kind::File))),
+            ("ln sub/two.txt same2 && ln sub/two.txt sub/deep/same3".to_owned(), None),
+            ("mkfifo pipe".to_owned(), None),
+            ("head -c 70000 /dev/zero > big".to_owned(), Some(known("/big", Kind::File))),
+            ("printf '' > 'a b' && printf x > 'st*r' && printf y > '[x]' && printf z > 'back\\slash'".to_owned(), None),
+            ("printf '' > zero".to_owned(), Some(known("/zero", Kind::File))),
+            ("uname -m > machine".to_owned(), Some(known("/machine", Kind::File))),
+        ];
+        for (step, thing) in optional {
+            if self.dice.chance(25) {
+                steps.push(step);
+                things.extend(thing);
+            }
+        }
+        let for_root = [
+            "chown 1234:5678 sub/two.txt",
+            "chown 99 sub",
+            "chown -h 77:78 . && ln -s one.txt owned && chown -h 77:78 owned",
+            "mknod null c 1 3",
+            "mknod loop b 7 5",
+        ];
+        for step in for_root {
+            if self.stage.user == User::Root && self.dice.chance(15) {
+                steps.push(step.to_owned());
+            }
+        }
+        // A change of owner takes setuid away, so modes come after them, and times last.
+        let last = [
+            "chmod 4755 one.txt",
+            "chmod 2775 sub",
+            "chmod 1777 void",
+            "chmod 400 sub/two.txt",
+            "touch -d @1111111111 one.txt",
+            "touch -h -d @1111111112 sub/two.txt void",
+            "touch -d @1111111113 sub .",
+        ];
+        for step in last {
+            if self.dice.chance(20) {
+                steps.push(step.to_owned());
+            }
+        }
+        self.run(&steps.join(" && "));
+        self.stage.known.add(&top, Kind::Folder);
+        for thing in things {
+            self.stage.known.add(&thing.path, thing.kind);
+        }
+    }
+
+    /// A command that tells what it sees.
+    pub fn look(&mut self) {
+        let out = self.writable("look");
+        let known = &self.stage.known;
+        let folder = self
+            .dice
+            .pick_any(&known.folders())
+            .filter(|folder| folder != "/tmp");
+        let file = self.dice.pick_any(&known.files());
+        if self.stage.user == User::Other {
+            self.run(&format!("(id && pwd && umask) > {out}"));
+        } else {
+            match (self.dice.between(0, 3), folder, file) {
+                (0 | 1, Some(folder), _) => self.run(&listing(&folder, &out)),
+                (2, _, Some(file)) => {
+                    self.run(&format!(
+                        "(md5sum {file} && stat -L -c '%a %u %g %F' {file}) > {out}"
+                    ));
+                }
+                _ => {
+                    self.line("ARG FLAVOUR=plain");
+                    self.run(&format!(
+                        "(echo $FLAVOUR && pwd && env | grep -v ^HOSTNAME | sort) > {out}"
+                    ));
+                }
+            }
+        }
+        self.stage.known.add(&out, Kind::File);
+    }
+
+    /// A command that changes or takes away what is there.
+    pub fn change(&mut self) {
+        // What is above must stay as it is for other instructions.
+        let own =
+            |path: &String| path.starts_with("/t") && path != "/tmp" && !path.starts_with("/tmp/");
+        let known = &self.stage.known;
+        let files: Vec<_> = known.files().into_iter().filter(own).collect();
+        let folders: Vec<_> = known.folders().into_iter().filter(own).collect();
+        let file = self.dice.pick_any(&files);
+        let folder = self.dice.pick_any(&folders);
+        if self.stage.user == User::Other {
+            return self.look();
+        }
+        match (self.dice.between(0, 6), file, folder) {
+            (0, Some(file), _) => {
+                self.run(&format!("rm {file}"));
+                self.stage.known.forget(&file);
+            }
+            (1, _, Some(folder)) => {
+                self.run(&format!("rm -rf {folder}"));
+                self.stage.known.forget(&folder);
+            }
+            (2, _, Some(folder)) => {
+                self.run(&format!(
+                    "rm -rf {folder} && mkdir {folder} && echo anew > {folder}/anew"
+                ));
+                self.stage.known.forget(&folder);
+                self.stage.known.add(&format!("{folder}/anew"), Kind::File);
+            }
+            (3, Some(file), _) => self.run(&format!("echo more >> {file}")),
+            (4, Some(file), _) => self.run(&format!("chmod 0705 {file} && chown 5:6 {file}")),
+            (5, Some(file), _) => {
+                let new = self.name("/t");
+                self.run(&format!("mv {file} {new}"));
+                self.stage.known.forget(&file);
+            }
+            (_, _, Some(folder)) => {
+                let new = self.name("/t");
+                self.run(&format!("cp -a {folder} {new}"));
+            }
+            _ => self.make(),
+        }
+    }
+
+    pub fn heredoc_command(&mut self) {
+        let out = self.writable("doc");
+        self.line(&format!(
+            "RUN <<EOF\nset -e\nif true; then\n  echo seed {} > {out}\nfi\nEOF",
+            self.seed
+        ));
+        self.stage.known.add(&out, Kind::File);
+    }
+
+    /// A command with something mounted.
+    pub fn mount(&mut self) {
+        if self.stage.user == User::Other {
+            return self.look();
+        }
+        match self.dice.between(0, 99) {
+            0..40 => self.mount_of_stage(),
+            40..55 => self.mount_of_context(),
+            55..75 => self.mount_of_cache(),
+            75..88 => self.mount_of_secret(),
+            _ => {
+                let (target, out) = (self.name("/tmpfs"), self.name("/fs"));
+                self.line(&format!("RUN --mount=type=tmpfs,target={target} echo gone > {target}/x && cat {target}/x > {out}"));
+                self.stage.known.add(&out, Kind::File);
+            }
+        }
+    }
+
+    fn mount_of_stage(&mut self) {
+        let Some(stage) = self.dice.pick_any(&self.stages) else {
+            return self.mount_of_context();
+        };
+        self.stage.is_of_target |= stage.is_of_target;
+        let (target, out) = (self.name("/mnt"), self.name("/seen"));
+        let folders: Vec<_> = stage
+            .known
+            .folders()
+            .into_iter()
+            .filter(|path| path != "/tmp")
+            .collect();
+        let files = stage.known.files();
+        let rw = if self.dice.chance(25) { ",rw" } else { "" };
+        match (self.dice.between(0, 9), self.dice.pick_any(&folders), self.dice.pick_any(&files)) {
+            (0..6, Some(folder), _) => {
+                let write = if rw.is_empty() { "" } else { &format!("echo x > {target}/written && ") };
+                let list = listing(&target, &out);
+                self.line(&format!(
+                    "RUN --mount=type=bind,from={},source={folder},target={target}{rw} {write}{list}",
+                    stage.name
+                ));
+            }
+            (6 | 7, _, Some(file)) => self.line(&format!(
+                "RUN --mount=type=bind,from={},source={file},target={target}/file{rw} cat {target}/file > {out}",
+                stage.name
+            )),
+            (_, _, Some(file)) => self.line(&format!(
+                "RUN --mount=from={},target={target}{rw} stat -c '%F %a %u:%g' {target} > {out} && md5sum {target}{file} >> {out} || echo leads elsewhere >> {out}",
+                stage.name
+            )),
+            _ => return self.mount_of_context(),
+        }
+        self.stage.known.add(&out, Kind::File);
+    }
+
+    fn mount_of_context(&mut self) {
+        let (target, out) = (self.name("/mnt"), self.name("/seen"));
+        let list = listing(&target, &out);
+        let folder = self.dice.pick(&self.context.folders()).clone();
+        let from = match self.dice.between(0, 3) {
+            0 => "from=extra,source=lib,".to_owned(),
+            1 => String::new(),
+            _ => format!("source={},", &folder[1..]),
+        };
+        self.line(&format!(
+            "RUN --mount=type=bind,{from}target={target} {list}"
+        ));
+        self.stage.known.add(&out, Kind::File);
+    }
+
+    fn mount_of_cache(&mut self) {
+        let (target, out) = (self.name("/cache"), self.name("/cached"));
+        let sharing =
+            *self
+                .dice
+                .pick(&["", ",sharing=private", ",sharing=locked", ",sharing=shared"]);
+        let id = self.dice.between(1, 2);
+        let start = format!(
+            "RUN --mount=type=cache,id=seed-{}-{id},target={target}{sharing}",
+            self.seed
+        );
+        // Another command may use the cache at the same time, so each has a file of its own there.
+        let own = self.name("own");
+        self.line(&format!(
+            "{start} echo {own} >> {target}/{own} && tail -n 1 {target}/{own} > {out}"
+        ));
+        self.stage.known.add(&out, Kind::File);
+    }
+
+    fn mount_of_secret(&mut self) {
+        let out = self.name("/told");
+        self.argument("--secret=id=word,env=CROFT_TEST_SECRET");
+        let (flags, path) = match self.dice.between(0, 3) {
+            0 => (",target=/else/where", "/else/where"),
+            1 => (",mode=0444,uid=5,gid=6", "/run/secrets/word"),
+            2 => (",env=WORD", ""),
+            _ => (",required=true", "/run/secrets/word"),
+        };
+        let command = if path.is_empty() {
+            format!("echo $WORD | md5sum > {out}")
+        } else {
+            format!("(md5sum {path} && stat -c '%a %u:%g' {path}) > {out}")
+        };
+        self.line(&format!("RUN --mount=type=secret,id=word{flags} {command}"));
+        self.stage.known.add(&out, Kind::File);
+    }
+}

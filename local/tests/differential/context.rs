@@ -1,0 +1,170 @@
+//! The folders that random Dockerfiles copy from: files of all kinds, modes and ages, and what a `.dockerignore` leaves out.
+
+use crate::{
+    dice::Dice,
+    known::{Kind, Known},
+    material::{Entry, What, tarball},
+};
+
+/// 2001-09-09; each entry is a minute younger than the one before.
+const OLDEST: u64 = 1_000_000_000;
+/// Between the oldest files of two seeds. An engine that has seen a file of the same name, size and time doesn't ask for it again.
+const APART: u64 = 10_000;
+
+/// The context, and what can be copied from it.
+pub fn context(dice: &mut Dice, seed: u64) -> (Vec<Entry>, Known) {
+    let mut files = Files::of(seed);
+    for path in [
+        "a.txt",
+        "b.txt",
+        "src/main.c",
+        "src/util.c",
+        "src/util.h",
+        "src/deep/er/x",
+        "src/deep/y",
+    ] {
+        let mode = *dice.pick(&[0o644, 0o644, 0o600, 0o755, 0o4755, 0o2711]);
+        files.file(path, mode, &format!("{path} {}\n", dice.between(0, 999)));
+    }
+    for architecture in ["amd64", "arm64", "ppc64le", "s390x", "386", "arm"] {
+        files.file(
+            &format!("conf/{architecture}.conf"),
+            0o644,
+            &format!("for {architecture}\n"),
+        );
+    }
+    let optional: [fn(&mut Files); 9] = [
+        |files| files.file(".hidden", 0o644, "hidden\n"),
+        |files| files.file("empty.txt", 0o640, ""),
+        |files| files.unknown("with space.txt", "spaces\n"),
+        |files| files.unknown("src/ümläut [1].txt", "letters\n"),
+        |files| files.link("src/link.c", "main.c", Kind::Link("/src/main.c".to_owned())),
+        |files| files.link("src/way", "deep", Kind::Link("/src/deep".to_owned())),
+        |files| files.link("out", "/etc/passwd", Kind::Other),
+        |files| files.link("src/nowhere", "../nothing/there", Kind::Other),
+        |files| {
+            files.entry("src/same.c", What::Name("src/main.c".to_owned()), 0o644);
+            files.known.add("/src/same.c", Kind::File);
+        },
+    ];
+    for add in optional {
+        if dice.chance(50) {
+            add(&mut files);
+        }
+    }
+    // Another name has the mode and the time of the file.
+    let main = files
+        .entries
+        .iter()
+        .find(|entry| entry.path == "src/main.c")
+        .cloned();
+    if let (Some(main), Some(same)) = (
+        main,
+        files
+            .entries
+            .iter_mut()
+            .find(|entry| entry.path == "src/same.c"),
+    ) {
+        (same.mode, same.modified) = (main.mode, main.modified);
+    }
+    for (path, mode) in [
+        ("src", 0o755),
+        ("src/deep", 0o2775),
+        ("conf", 0o711),
+        ("void", 0o1777),
+    ] {
+        files.entry(path, What::Folder, mode);
+        files.known.add(&format!("/{path}"), Kind::Folder);
+    }
+    // In no `known`, as a `.dockerignore` may leave them out.
+    files.unknown("src/main.o", "object\n");
+    files.unknown("notes.tmp", "temporary\n");
+    files.unknown("ignored/deep/file", "ignored\n");
+    if dice.chance(40) {
+        let lines = dice.some(
+            &[
+                "**/*.o",
+                "*.tmp",
+                "ignored",
+                "ignored/**",
+                "!ignored/deep/file",
+            ],
+            3,
+        );
+        files.entry(
+            ".dockerignore",
+            What::File(lines.join("\n").into_bytes()),
+            0o644,
+        );
+    }
+    let pack = tarball(&packed(seed), 1000);
+    files.entry("pack.tar.gz", What::File(pack), 0o644);
+    (files.entries, files.known)
+}
+
+/// The named context `extra`.
+pub fn extra(dice: &mut Dice, seed: u64) -> (Vec<Entry>, Known) {
+    let mut files = Files::of(seed);
+    for path in ["e1.txt", "e2.txt", "lib/one.so", "lib/two.so"] {
+        let mode = *dice.pick(&[0o644, 0o755]);
+        files.file(
+            path,
+            mode,
+            &format!("extra {path} {}\n", dice.between(0, 999)),
+        );
+    }
+    files.link("lib/so", "one.so", Kind::Link("/lib/one.so".to_owned()));
+    (files.entries, files.known)
+}
+
+/// What is in the context's tarball.
+fn packed(seed: u64) -> Vec<Entry> {
+    let mut files = Files::of(seed);
+    files.entry("pack", What::Folder, 0o750);
+    files.file("pack/file", 0o4711, "packed\n");
+    files.file("pack/capable", 0o755, "capable\n");
+    files.entry("pack/same", What::Name("pack/file".to_owned()), 0o4711);
+    files.link("pack/link", "file", Kind::Other);
+    files.entry("pack/sticky", What::Folder, 0o1777);
+    files.entries
+}
+
+struct Files {
+    oldest: u64,
+    entries: Vec<Entry>,
+    known: Known,
+}
+
+impl Files {
+    fn of(seed: u64) -> Files {
+        Files {
+            oldest: OLDEST + seed * APART,
+            entries: Vec::new(),
+            known: Known::default(),
+        }
+    }
+
+    fn entry(&mut self, path: &str, what: What, mode: u32) {
+        self.entries.push(Entry {
+            path: path.to_owned(),
+            what,
+            mode,
+            modified: self.oldest + 60 * self.entries.len() as u64,
+        });
+    }
+
+    fn file(&mut self, path: &str, mode: u32, text: &str) {
+        self.entry(path, What::File(text.as_bytes().to_vec()), mode);
+        self.known.add(&format!("/{path}"), Kind::File);
+    }
+
+    /// One that no instruction names.
+    fn unknown(&mut self, path: &str, text: &str) {
+        self.entry(path, What::File(text.as_bytes().to_vec()), 0o644);
+    }
+
+    fn link(&mut self, path: &str, target: &str, kind: Kind) {
+        self.entry(path, What::Link(target.to_owned()), 0o777);
+        self.known.add(&format!("/{path}"), kind);
+    }
+}

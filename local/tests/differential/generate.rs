@@ -1,0 +1,325 @@
+//! Dockerfiles, contexts and arguments made up from a seed: several stages on several platforms that take from each other. They are
+//! well typed, so that most of them build; some are broken on purpose.
+
+use std::fmt::Write as _;
+
+use crate::{
+    context,
+    dice::Dice,
+    known::{Kind, Known},
+    material::Entry,
+    pair::Parents,
+    support::PLATFORMS,
+};
+
+/// Targets that no command can run for, which builds that only copy may have too.
+const UNSERVED: [&str; 3] = ["linux/386", "linux/arm/v7", "windows/amd64"];
+
+/// A build.
+#[derive(Debug)]
+pub struct Case {
+    pub dockerfile: String,
+    /// The context, without the Dockerfile.
+    pub context: Vec<Entry>,
+    /// The named context `extra`, in a folder beside the context's.
+    pub extra: Vec<Entry>,
+    /// For buildx, but for contexts, tags and outputs.
+    pub arguments: Vec<String>,
+}
+
+/// A stage of the Dockerfile.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    pub name: String,
+    pub known: Known,
+    /// Whether it has busybox, so that commands can run in it.
+    pub has_shell: bool,
+    /// Whether it or what it takes from is of the target's platform and runs or pulls something.
+    pub is_of_target: bool,
+    pub user: User,
+    pub workdir: String,
+    /// What happens in stages that begin with this one.
+    pub onbuild: Vec<(String, Kind)>,
+    /// Whether TARGETARCH and its like have been declared.
+    pub has_arguments: bool,
+}
+
+/// Whom commands run as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    Root,
+    Other,
+}
+
+/// What a Dockerfile can count on. It changes no throw: a seed gives the same Dockerfile but for this.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The address of a registry, for what is fetched over HTTP.
+    pub registry: String,
+    pub parents: Parents,
+}
+
+/// Makes it up.
+#[derive(Debug)]
+pub struct Generator {
+    pub dice: Dice,
+    pub seed: u64,
+    pub text: String,
+    /// What can be copied from the context.
+    pub context: Known,
+    /// What can be copied from the named context.
+    pub extra: Known,
+    pub surroundings: Surroundings,
+    /// Those that are complete.
+    pub stages: Vec<Stage>,
+    pub stage: Stage,
+    arguments: Vec<String>,
+    names: usize,
+}
+
+impl Case {
+    /// The one of this seed.
+    pub fn of(seed: u64, surroundings: Surroundings) -> Case {
+        let mut dice = Dice::of(seed);
+        let (files, known) = context::context(&mut dice, seed);
+        let (extra_files, extra) = context::extra(&mut dice, seed);
+        let generator = Generator {
+            dice,
+            seed,
+            text: String::new(),
+            context: known,
+            extra,
+            surroundings,
+            stages: Vec::new(),
+            stage: Stage::empty(""),
+            arguments: Vec::new(),
+            names: 0,
+        };
+        let (dockerfile, arguments) = generator.dockerfile();
+        Case {
+            dockerfile,
+            context: files,
+            extra: extra_files,
+            arguments,
+        }
+    }
+
+    /// All of it, for people.
+    pub fn told(&self) -> String {
+        let list = |entries: &[Entry]| {
+            entries.iter().fold(String::new(), |mut text, entry| {
+                let _ = writeln!(text, "  {entry}");
+                text
+            })
+        };
+        format!(
+            "arguments: {}\n----- Dockerfile\n{}-----\ncontext:\n{}extra:\n{}",
+            self.arguments.join(" "),
+            self.dockerfile,
+            list(&self.context),
+            list(&self.extra),
+        )
+    }
+}
+
+impl Stage {
+    fn empty(name: &str) -> Stage {
+        Stage {
+            name: name.to_owned(),
+            known: Known::default(),
+            has_shell: false,
+            is_of_target: false,
+            user: User::Root,
+            workdir: "/".to_owned(),
+            onbuild: Vec::new(),
+            has_arguments: false,
+        }
+    }
+
+    fn busybox(name: &str) -> Stage {
+        let mut stage = Stage {
+            has_shell: true,
+            ..Stage::empty(name)
+        };
+        for file in ["/etc/passwd", "/etc/group"] {
+            stage.known.add(file, Kind::File);
+        }
+        stage.known.add("/tmp", Kind::Folder);
+        stage
+    }
+}
+
+impl Generator {
+    fn dockerfile(mut self) -> (String, Vec<String>) {
+        if self.dice.chance(10) {
+            self.line("# check=skip=all");
+        }
+        self.line("ARG BASE=busybox");
+        if self.dice.chance(20) {
+            self.arguments
+                .push("--build-arg=BASE=docker.io/library/busybox:latest".to_owned());
+        }
+        if self.dice.chance(30) {
+            self.arguments.push("--build-arg=FLAVOUR=given".to_owned());
+        }
+        if self.dice.chance(15) {
+            // A nonce that changes nothing: platforms share all that doesn't name theirs.
+            self.arguments.push("--no-cache".to_owned());
+        }
+        let count = self.dice.between(2, 5);
+        let broken = self
+            .dice
+            .chance(12)
+            .then(|| self.dice.between(0, count - 1));
+        for number in 0..count {
+            self.begin(number, number + 1 == count);
+            for _ in 0..self.dice.between(2, 5) {
+                self.instruction();
+            }
+            if broken == Some(number) {
+                self.broken();
+            }
+            let complete = self.stage.clone();
+            self.stages.push(complete);
+        }
+        let mut target = count - 1;
+        if self.dice.chance(12) {
+            target = self.dice.between(0, count - 1);
+            self.arguments
+                .push(format!("--target={}", self.stages[target].name));
+        }
+        let platforms = self.platforms(target);
+        self.arguments
+            .push(format!("--platform={}", platforms.join(",")));
+        (self.text, self.arguments)
+    }
+
+    fn platforms(&mut self, target: usize) -> Vec<&'static str> {
+        let mut all = PLATFORMS.to_vec();
+        // An accident that few Dockerfiles are made for, unless they only copy.
+        let picks = self.text.contains("FROM pick-");
+        if !self.stages[target].is_of_target && !picks && self.dice.chance(50) {
+            all.extend(UNSERVED);
+        }
+        let count = *self.dice.pick(&[1, 1, 2, 2, 2, 2, 3, 4]);
+        self.dice.some(&all, count)
+    }
+
+    /// `FROM`.
+    fn begin(&mut self, number: usize, is_last: bool) {
+        let name = format!("s{number}");
+        let throw = self.dice.between(0, 99);
+        let earlier = self.dice.pick_any(&self.stages);
+        let (from, mut stage) = match (throw, earlier) {
+            (0..18, Some(earlier)) if !is_last => (
+                earlier.name.clone(),
+                Stage {
+                    name: name.clone(),
+                    has_arguments: false,
+                    ..earlier
+                },
+            ),
+            (0..12, _) if is_last && number > 0 => self.pick_by_architecture(&name),
+            (12..32, Some(_)) if is_last => ("scratch".to_owned(), Stage::empty(&name)),
+            (18..30, _) if !is_last => ("scratch".to_owned(), Stage::empty(&name)),
+            _ => {
+                let platform = match self.dice.between(0, 99) {
+                    0..45 if is_last => "",
+                    0..40 => "--platform=$BUILDPLATFORM ",
+                    40..55 => "--platform=$TARGETPLATFORM ",
+                    55..65 => "--platform=linux/amd64 ",
+                    65..73 => "--platform=linux/arm64 ",
+                    73..77 => "--platform=linux/s390x ",
+                    _ => "",
+                };
+                let base = *self.dice.pick(&["busybox", "${BASE}"]);
+                let is_of_target = !platform.contains("linux") && !platform.contains("BUILD");
+                let stage = Stage {
+                    is_of_target,
+                    ..Stage::busybox(&name)
+                };
+                (format!("{platform}{base}"), stage)
+            }
+        };
+        self.line(&format!("FROM {from} AS {name}"));
+        for (path, kind) in std::mem::take(&mut stage.onbuild) {
+            stage.known.add(&path, kind);
+        }
+        self.stage = stage;
+        if self.dice.chance(40) {
+            self.declare();
+        }
+    }
+
+    /// One stage for each architecture, and a last one that begins with that of the target's.
+    fn pick_by_architecture(&mut self, name: &str) -> (String, Stage) {
+        let from = self
+            .dice
+            .pick_any(&self.stages)
+            .filter(|stage| !stage.known.files().is_empty());
+        for platform in PLATFORMS {
+            let (_, architecture) = platform.split_once('/').expect("os/architecture");
+            self.line(&format!(
+                "FROM --platform={platform} busybox AS pick-{architecture}"
+            ));
+            match &from {
+                Some(stage) => {
+                    let file = self.dice.pick(&stage.known.files()).clone();
+                    self.line(&format!("COPY --from={} {file} /picked", stage.name));
+                }
+                None => self.line(&format!(
+                    "RUN echo {architecture} of {} > /picked",
+                    self.seed
+                )),
+            }
+        }
+        let mut stage = Stage {
+            is_of_target: true,
+            ..Stage::busybox(name)
+        };
+        stage.known.add("/picked", Kind::File);
+        ("pick-$TARGETARCH".to_owned(), stage)
+    }
+
+    /// Declares what the platform's names are.
+    pub fn declare(&mut self) {
+        if !self.stage.has_arguments {
+            self.stage.has_arguments = true;
+            self.line("ARG TARGETPLATFORM TARGETOS TARGETARCH TARGETVARIANT BUILDPLATFORM");
+        }
+    }
+
+    fn instruction(&mut self) {
+        let commands = self.stage.has_shell;
+        match self.dice.between(0, 99) {
+            0..18 if commands => self.make(),
+            18..30 if commands => self.look(),
+            30..37 if commands => self.change(),
+            37..50 if commands => self.mount(),
+            50..54 if commands => self.heredoc_command(),
+            54..60 => self.setting(),
+            60..64 => self.heredoc_file(),
+            64..68 => self.unpack(),
+            0..30 | 68..84 => self.copy_from_stage(),
+            _ => self.copy_from_context(),
+        }
+    }
+
+    /// A word that no other part of this Dockerfile has.
+    pub fn name(&mut self, start: &str) -> String {
+        self.names += 1;
+        format!("{start}{}", self.names)
+    }
+
+    pub fn line(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.text.push('\n');
+    }
+
+    /// Further arguments of the build.
+    pub fn argument(&mut self, argument: &str) {
+        if !self.arguments.iter().any(|one| one == argument) {
+            self.arguments.push(argument.to_owned());
+        }
+    }
+}
