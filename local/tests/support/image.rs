@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
+    thread,
 };
 
 use serde_json::Value;
@@ -75,9 +76,15 @@ impl Published {
     }
 }
 
+/// Normalised as BuildKit does: `linux/arm64`, `linux/arm/v7`.
 fn platform(descriptor: &Value) -> String {
     let part = |name: &str| descriptor["platform"][name].as_str().unwrap_or("?");
-    format!("{}/{}", part("os"), part("architecture"))
+    let name = format!("{}/{}", part("os"), part("architecture"));
+    match descriptor["platform"]["variant"].as_str() {
+        None => name,
+        Some("v8") if name.ends_with("/arm64") => name,
+        Some(variant) => format!("{name}/{variant}"),
+    }
 }
 
 /// An image, unpacked.
@@ -136,6 +143,30 @@ impl Image {
             .to_owned()
     }
 
+    /// `-rwxr-xr-x 1000/1000`: what the last layer that has this path (no slash in front, one behind a folder) says of it. Unpacked here
+    /// files don't have their owners.
+    #[track_caller]
+    pub fn owner_and_mode(&self, path: &str) -> String {
+        let lists = self.layers().map(|layer| {
+            let digest = layer["digest"].as_str().expect("a digest");
+            let tar = tar(
+                &["-tvz", "--numeric-owner"],
+                &self.manifest.repository.blob(digest),
+            );
+            String::from_utf8(tar).expect("a list")
+        });
+        let last = lists.filter_map(|list| {
+            let mut words = list
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>());
+            // Mode, owner, size, date, time, path; a link goes on with `-> target`.
+            let words = words.find(|words| words.get(5) == Some(&path))?;
+            Some(words[..2].join(" "))
+        });
+        last.last()
+            .unwrap_or_else(|| panic!("no {path} in any layer"))
+    }
+
     /// Whether there is such a file.
     pub fn has(&self, path: &str) -> bool {
         self.root().join(path.trim_start_matches('/')).exists()
@@ -150,14 +181,27 @@ fn layers(manifest: &Value) -> impl Iterator<Item = &Value> {
 /// Lays a layer over what is there. The tests' images delete nothing, so there are no whiteouts to follow.
 #[track_caller]
 fn unpack(layer: &[u8], root: &Path) {
+    let root = root.to_str().expect("a path in UTF-8");
+    // Windows' layers have keywords of their own.
+    let quiet = "--warning=no-unknown-keyword";
+    tar(&["-xz", "--no-same-owner", quiet, "-C", root], layer);
+}
+
+/// What `tar` prints with this archive as its input.
+#[track_caller]
+fn tar(arguments: &[&str], archive: &[u8]) -> Vec<u8> {
     let mut tar = Command::new("tar")
-        .args(["-xz", "--no-same-owner", "-C"])
-        .arg(root)
+        .args(arguments)
         .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("tar");
     let mut input = tar.stdin.take().expect("piped");
-    input.write_all(layer).expect("tar reads");
-    drop(input);
-    assert!(tar.wait().expect("our child").success());
+    thread::scope(|scope| {
+        // It prints while it reads.
+        scope.spawn(move || input.write_all(archive).expect("tar reads"));
+        let output = tar.wait_with_output().expect("our child");
+        assert!(output.status.success(), "tar {arguments:?}");
+        output.stdout
+    })
 }

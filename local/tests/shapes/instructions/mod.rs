@@ -2,6 +2,9 @@
 //!
 //! One build for instructions that don't hide one another; what each platform's image must have in the end is in its test.
 
+mod adds;
+mod caches;
+mod copies;
 mod mounts;
 
 use crate::support::{Buildx, Built, Context, Image, PLATFORMS, Repository, farm};

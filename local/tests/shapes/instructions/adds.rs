@@ -1,0 +1,233 @@
+//! `ADD`: archives, URLs and git repositories.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use super::published;
+use crate::support::{
+    Buildx, Context, PLATFORMS,
+    engine::runs,
+    farm, machine,
+    process::{self, eventually},
+    web::Web,
+};
+
+const ADDS: &str = "\
+FROM --platform=$BUILDPLATFORM busybox AS builder
+ARG WEB
+ADD archive.tar.gz /unpacked/
+ADD $WEB/file /fetched
+RUN : shared-$NONCE && cat /unpacked/top/inside /fetched > /both
+FROM busybox
+ARG WEB
+ARG SUM
+RUN : target-$NONCE && uname -m > /machine
+ADD --chown=1:2 archive.tar.gz /opt/
+ADD --checksum=sha256:$SUM --chmod=741 --chown=3:4 $WEB/file /fetched
+ADD --link $WEB/file /linked/
+ADD --unpack=true $WEB/archive.tar.gz /from-web/
+ADD $WEB/archive.tar.gz /packed/
+ADD --unpack=false archive.tar.gz /kept/
+COPY archive.tar.gz /copied/
+COPY --from=builder /both /
+RUN : after-$NONCE && cmp /fetched /linked/file && cmp /packed/archive.tar.gz /copied/archive.tar.gz
+";
+
+#[test]
+fn archives_are_unpacked_and_urls_fetched_wherever_they_are_needed() {
+    let buildx = Buildx::of(farm());
+    let context = Context::new(ADDS);
+    let text = format!("fetched {}\n", context.nonce);
+    let archive = {
+        let content = Context::new("").file("top/inside", "inside\n");
+        let mut tar = Command::new("tar");
+        tar.args(["--owner=8", "--group=9", "--mode=u=rwX,go=", "-czf"]);
+        tar.arg(context.path().join("archive.tar.gz"));
+        tar.arg("-C").arg(content.path()).arg("top");
+        process::run(tar).succeeded();
+        fs::read(context.path().join("archive.tar.gz")).expect("written")
+    };
+    let web = Web::serve([
+        ("/file", text.clone().into_bytes()),
+        ("/archive.tar.gz", archive.clone()),
+    ]);
+    let arguments = [
+        format!("--build-arg=WEB={}", web.address()),
+        format!("--build-arg=SUM={}", hex::encode(Sha256::digest(&text))),
+    ];
+    let arguments = arguments.each_ref().map(String::as_str);
+    let (built, images) = published(&buildx, "adds", &context, &arguments);
+    for (platform, image) in PLATFORMS.iter().zip(&images) {
+        assert_eq!(image.file("/machine"), machine(platform));
+        assert_eq!(image.file("/both"), format!("inside\n{}", text.trim()));
+        assert_eq!(image.file("/fetched"), text.trim());
+        assert_eq!(image.file("/linked/file"), text.trim());
+        for unpacked in ["opt", "from-web"] {
+            assert_eq!(image.file(&format!("{unpacked}/top/inside")), "inside");
+        }
+        for packed in ["packed", "kept", "copied"] {
+            let path = format!("{packed}/archive.tar.gz");
+            assert_eq!(fs::read(image.root().join(path)).expect("there"), archive);
+        }
+        for (path, shown) in [
+            ("opt/top/inside", "-rw------- 1/2"),
+            ("from-web/top/inside", "-rw------- 8/9"),
+            ("fetched", "-rwxr----x 3/4"),
+            ("linked/file", "-rw------- 0/0"),
+        ] {
+            assert_eq!(image.owner_and_mode(path), shown, "{platform}: {path}");
+        }
+    }
+    let shared = runs(farm(), &format!("shared-{}", context.nonce));
+    let plan = built.plan();
+    assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
+    let after = runs(farm(), &format!("after-{}", context.nonce));
+    assert_eq!(after.len(), 4, "{after:?}");
+}
+
+#[test]
+fn a_url_s_wrong_checksum_fails_the_build() {
+    let web = Web::serve([("/file", b"text".to_vec())]);
+    let address = web.address();
+    let sum = "0".repeat(64);
+    let context = Context::new(&format!(
+        "FROM scratch\nCOPY Dockerfile /$NONCE\nADD --checksum=sha256:{sum} {address}/file /\n"
+    ));
+    let built = Buildx::of(farm())
+        .build(&context)
+        .platforms(&["linux/amd64", "linux/arm64"])
+        .run()
+        .failed();
+    let said = built.progress();
+    assert!(said.contains("digest mismatch"), "{said}");
+}
+
+const GIT: &str = "\
+FROM --platform=$BUILDPLATFORM busybox AS builder
+ARG GIT
+ADD $GIT#main:sub /sub
+RUN : shared-$NONCE && cp /sub/file /shared
+FROM busybox
+ARG GIT
+ADD --keep-git-dir=true $GIT#main /main
+ADD --link --chown=5:6 $GIT#first /first
+RUN : target-$NONCE && uname -m > /machine && cat /main/.git/HEAD > /head
+COPY --from=builder /shared /
+";
+
+#[test]
+fn a_git_repository_is_fetched_with_its_branch_tag_and_folder() {
+    let buildx = Buildx::of(farm());
+    let context = Context::new(GIT);
+    let git = Git::serve(&context.nonce);
+    let argument = format!("--build-arg=GIT={}", git.address());
+    let (_, images) = published(&buildx, "git", &context, &[&argument]);
+    for (platform, image) in PLATFORMS.iter().zip(&images) {
+        assert_eq!(image.file("/machine"), machine(platform));
+        assert_eq!(image.file("/head"), git.head);
+        assert_eq!(image.file("/shared"), format!("second {}", context.nonce));
+        assert_eq!(image.file("/main/sub/file"), image.file("/shared"));
+        assert_eq!(
+            image.file("/first/sub/file"),
+            format!("first {}", context.nonce)
+        );
+        assert_eq!(image.owner_and_mode("first/sub/file"), "-rw-r--r-- 5/6");
+        assert!(image.has("/main/.git") && !image.has("/first/.git"));
+    }
+}
+
+/// `git daemon` on loopback with one repository: a tag `first`, and a commit after it on `main`. Ended when this is dropped.
+struct Git {
+    daemon: Child,
+    port: u16,
+    _folder: TempDir,
+    /// The commit that `main` is at.
+    head: String,
+}
+
+impl Git {
+    fn serve(text: &str) -> Git {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let repository = folder.path().join("repository");
+        git(
+            folder.path(),
+            &["init", "--quiet", "--initial-branch=main", "repository"],
+        );
+        for round in ["first", "second"] {
+            fs::create_dir_all(repository.join("sub")).expect("writable");
+            let file = repository.join("sub/file");
+            fs::write(file, format!("{round} {text}\n")).expect("writable");
+            git(&repository, &["add", "."]);
+            git(&repository, &["commit", "--quiet", "--message", round]);
+            if round == "first" {
+                git(&repository, &["tag", "first"]);
+            }
+        }
+        let head = git(&repository, &["rev-parse", "HEAD"]);
+        let programs = git(&repository, &["--exec-path"]);
+        let base = format!("--base-path={}", folder.path().display());
+        let (daemon, port) = eventually("git daemon has a port", || {
+            // Nobody else may take it before the daemon does; if somebody did, it ends and another one is tried.
+            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+            let port = free.local_addr().expect("bound").port();
+            drop(free);
+            // `git daemon` would start it as a child, which would outlive a killed parent.
+            let mut daemon = Command::new(Path::new(&programs).join("git-daemon"))
+                .args(["--export-all", "--listen=127.0.0.1"])
+                .arg(format!("--port={port}"))
+                .arg(&base)
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("git");
+            let up = eventually("git daemon listens or ends", || {
+                let ended = daemon.try_wait().expect("our child").is_some();
+                let listens = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+                (ended || listens).then_some(!ended)
+            });
+            up.then_some((daemon, port))
+        });
+        Git {
+            daemon,
+            port,
+            _folder: folder,
+            head,
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("git://127.0.0.1:{}/repository", self.port)
+    }
+}
+
+impl Drop for Git {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+/// git as nobody has configured it.
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new("git");
+    command
+        .current_dir(folder)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .args(["-c", "user.name=test", "-c", "user.email=test@example.com"])
+        .args(arguments);
+    command
+}
+
+#[track_caller]
+fn git(folder: &Path, arguments: &[&str]) -> String {
+    let finished = process::run(command(folder, arguments)).succeeded();
+    finished.stdout.trim().to_owned()
+}
