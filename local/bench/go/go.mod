@@ -1,0 +1,3 @@
+module croft.example/report
+
+go 1.22
