@@ -21,6 +21,7 @@ mod plan;
 mod platform;
 mod refuse;
 mod stages;
+mod together;
 mod summary;
 mod users;
 mod wire;

@@ -237,7 +237,8 @@ pub struct Stage {
     pub name: String,
     /// The class of agents that runs its commands natively. `None` if it has none: any agent can run it.
     pub home: Option<Home>,
-    /// The platforms of its commands. Its agent must run them all: natively if it is of the home, else by an emulator.
+    /// The platforms of its commands and of those that it must share an agent with. That agent must run them all: natively if it is of
+    /// the home, else by an emulator.
     pub platforms: BTreeSet<Platform>,
     /// Only with `home` `None`: the stage whose agent should run it, because the most of what it needs is there. `None` for a stage
     /// that needs no other.
@@ -257,7 +258,7 @@ pub struct Stage {
     pub outputs: Vec<EdgeId>,
     /// The targets whose last op it has.
     pub results: Vec<TargetId>,
-    /// What its agent must be able and allowed to do.
+    /// What its agent must be able and allowed to do, for this stage and for those that it must share the agent with.
     pub requirements: Requirements,
     /// The ids of its cache mounts.
     pub cache_mounts: BTreeSet<String>,
@@ -282,6 +283,15 @@ pub struct Requirements {
     pub devices: BTreeSet<String>,
     /// Capabilities of the engine's LLB, `exec.mount.cache` and the like.
     pub caps: BTreeSet<String>,
+}
+
+impl Requirements {
+    /// Asks for all that another asks for as well.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        self.entitlements.extend(other.entitlements.iter().cloned());
+        self.devices.extend(other.devices.iter().cloned());
+        self.caps.extend(other.caps.iter().cloned());
+    }
 }
 
 /// A source that comes from a client.

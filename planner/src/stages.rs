@@ -18,6 +18,7 @@ use crate::{
     levels::{Levels, runs_on},
     naming,
     op::OpKind,
+    together,
 };
 
 /// A target without its definition.
@@ -106,7 +107,7 @@ pub(crate) fn split(
             .iter()
             .for_each(|consumer| stages[consumer.index()].inputs.push(edge.id));
     }
-    keep_cache_mounts_together(&mut stages);
+    together::settle(&mut stages);
     Ok(Plan {
         graph,
         stages,
@@ -278,29 +279,5 @@ fn kind(stage: &Stage, targets: &[PlannedTarget], options: &PlanOptions) -> Stag
         StageKind::Cross
     } else {
         StageKind::Target
-    }
-}
-
-/// People pass data from one command to another in a cache mount, so stages that share one must share an agent.
-fn keep_cache_mounts_together(stages: &mut [Stage]) {
-    let mut groups = groups::Sets::new(stages.len());
-    let mut first: BTreeMap<(&Option<crate::Home>, &String), usize> = BTreeMap::new();
-    for (number, stage) in stages.iter().enumerate() {
-        for mount in &stage.cache_mounts {
-            groups.unite(*first.entry((&stage.home, mount)).or_insert(number), number);
-        }
-    }
-    let leaders: Vec<usize> = (0..stages.len())
-        .map(|number| groups.leader(number))
-        .collect();
-    let mut lowest: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
-    for (number, leader) in leaders.iter().enumerate() {
-        lowest.entry(*leader).or_insert((number, 0)).1 += 1;
-    }
-    for (number, stage) in stages.iter_mut().enumerate() {
-        stage.together = lowest
-            .get(&leaders[number])
-            .filter(|(_, count)| *count > 1)
-            .map(|(first, _)| StageId(*first as u32));
     }
 }
