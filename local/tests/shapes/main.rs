@@ -9,6 +9,7 @@ mod support;
 mod back_and_forth;
 mod bake;
 mod by_architecture;
+mod by_system;
 mod commands;
 mod examples;
 mod from_scratch;

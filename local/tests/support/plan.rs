@@ -83,6 +83,53 @@ impl Plan {
         }
     }
 
+    /// The plan must be this one, as [`Plan::golden`] writes it.
+    #[track_caller]
+    pub fn check(&self, expected: &str) {
+        let golden = self.golden();
+        assert!(
+            golden == expected,
+            "the plan is\n{golden}and should be\n{expected}"
+        );
+    }
+
+    /// What is the same each time: a line for each stage, with its number, kind, home, users, the stages that it takes from, and its
+    /// steps by their numbers in the Dockerfile; then a line for each result that travelled.
+    fn golden(&self) -> String {
+        let numbers = |all: &[u32]| all.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let short = |platform: &String| platform.trim_start_matches("linux/").to_owned();
+        let mut lines = String::new();
+        for stage in &self.stages {
+            let home = match &stage.home {
+                Some(home) => short(home),
+                None => {
+                    let (agent, _) = stage.agent().rsplit_once('-').expect("a number");
+                    format!("any ({agent})")
+                }
+            };
+            let users: Vec<_> = stage.users.iter().map(short).collect();
+            let after = match &stage.inputs[..] {
+                [] => String::new(),
+                inputs => format!(" after {}", numbers(inputs)),
+            };
+            let steps = stage.name.split_inclusive(']').next().unwrap_or_default();
+            lines += &format!(
+                "{} {} on {home} for {}{after}: {steps}\n",
+                stage.number,
+                stage.kind,
+                users.join(",")
+            );
+        }
+        for transfer in &self.transfers {
+            lines += &format!(
+                "{} travels to {}\n",
+                transfer.from_stage,
+                numbers(&transfer.to_stages)
+            );
+        }
+        lines
+    }
+
     /// All agents that ran something of it.
     pub fn agents(&self) -> BTreeSet<&str> {
         self.stages.iter().map(Stage::agent).collect()

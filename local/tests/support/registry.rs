@@ -1,19 +1,25 @@
 //! Registries over plain HTTP, past croft and past buildx.
 
 use std::{
+    fmt,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use croft_local::Registry;
-use serde_json::Value;
+use flate2::{Compression, write::GzEncoder};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{image::Published, process::PATIENCE};
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// A repository in a registry.
 #[derive(Debug, Clone)]
@@ -27,6 +33,7 @@ pub struct Repository {
 struct Answer {
     status: u16,
     media_type: String,
+    location: String,
     body: Vec<u8>,
 }
 
@@ -94,17 +101,91 @@ impl Repository {
         body
     }
 
+    /// Puts an image of one layer there, whose `rootfs` is added to the configuration.
+    #[track_caller]
+    pub fn put_image(&self, tag: &str, mut config: Value, layer: &[u8]) {
+        config["rootfs"] = json!({"type": "layers", "diff_ids": [digest(layer)]});
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(layer).expect("memory");
+        let layer = self.put_blob(LAYER, &gzip.finish().expect("memory"));
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": self.put_blob(CONFIG, config.to_string().as_bytes()),
+            "layers": [layer],
+        });
+        self.put_manifest(tag, &manifest);
+    }
+
+    /// Puts a copy of an image from anywhere there.
+    #[track_caller]
+    pub fn put_copy(&self, tag: &str, image: &Published) {
+        let document = &image.document;
+        let layers = document["layers"].as_array().expect("an image");
+        for blob in layers.iter().chain([&document["config"]]) {
+            let wanted = blob["digest"].as_str().expect("a digest");
+            let media_type = blob["mediaType"].as_str().expect("a media type");
+            self.put_blob(media_type, &image.repository.blob(wanted));
+        }
+        self.put_manifest(tag, document);
+    }
+
+    /// Gives the blob's descriptor.
+    #[track_caller]
+    fn put_blob(&self, media_type: &str, blob: &[u8]) -> Value {
+        let begun = self.send(
+            "POST",
+            &format!("/v2/{}/blobs/uploads/", self.path),
+            "",
+            b"",
+        );
+        assert_eq!(begun.status, 202, "{begun:?}");
+        let (_, place) = begun.location.split_once("/v2/").expect("a location");
+        let digest = digest(blob);
+        let path = format!("/v2/{place}&digest={digest}");
+        let put = self.send("PUT", &path, "application/octet-stream", blob);
+        assert_eq!(put.status, 201, "{put:?}");
+        json!({"mediaType": media_type, "digest": digest, "size": blob.len()})
+    }
+
+    #[track_caller]
+    fn put_manifest(&self, tag: &str, manifest: &Value) {
+        let path = format!("/v2/{}/manifests/{tag}", self.path);
+        let media_type = manifest["mediaType"].as_str().expect("a media type");
+        let put = self.send("PUT", &path, media_type, manifest.to_string().as_bytes());
+        assert_eq!(put.status, 201, "{put:?}");
+    }
+
     fn get(&self, path: &str) -> Option<Answer> {
-        let answer = get(self.registry, path, self.login.as_deref());
+        let answer = self.send("GET", path, "", b"");
         match answer.status {
             200 => Some(answer),
             404 => None,
-            status => panic!(
-                "{} answers {status} to {path}: {}",
-                self.registry,
-                String::from_utf8_lossy(&answer.body)
-            ),
+            _ => panic!("{} answers to {path}: {answer:?}", self.registry),
         }
+    }
+
+    /// HTTP/1.0, so that the answer is never chunked and ends with the connection.
+    fn send(&self, method: &str, path: &str, media_type: &str, body: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.registry).expect("the registry listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut head = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {}\r\nAccept: {MANIFESTS}\r\n",
+            self.registry
+        );
+        if let Some(login) = &self.login {
+            head += &format!("Authorization: Basic {login}\r\n");
+        }
+        if method != "GET" {
+            let length = body.len();
+            head += &format!("Content-Type: {media_type}\r\nContent-Length: {length}\r\n");
+        }
+        head += "\r\n";
+        stream.write_all(head.as_bytes()).expect("it reads");
+        stream.write_all(body).expect("it reads");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("it answers");
+        Answer::parse(answer)
     }
 }
 
@@ -140,33 +221,33 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-/// HTTP/1.0, so that the answer is never chunked and ends with the connection.
-fn get(address: SocketAddr, path: &str, login: Option<&str>) -> Answer {
-    let mut stream = TcpStream::connect(address).expect("the registry listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let login = login.map_or(String::new(), |login| {
-        format!("Authorization: Basic {login}\r\n")
-    });
-    let head =
-        format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: {MANIFESTS}\r\n{login}\r\n");
-    stream.write_all(head.as_bytes()).expect("it reads");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("it answers");
-    let end = answer
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n")
-        .expect("HTTP");
-    let body = answer.split_off(end + 4);
-    let head = String::from_utf8(answer).expect("HTTP");
-    let status = head.split(' ').nth(1).expect("a status");
-    let media_type = head
-        .lines()
-        .filter_map(|line| line.split_once(": "))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-type"))
-        .map_or("", |(_, value)| value);
-    Answer {
-        status: status.parse().expect("a number"),
-        media_type: media_type.to_owned(),
-        body,
+impl Answer {
+    fn parse(mut bytes: Vec<u8>) -> Answer {
+        let end = bytes
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .expect("HTTP");
+        let body = bytes.split_off(end + 4);
+        let head = String::from_utf8(bytes).expect("HTTP");
+        let status = head.split(' ').nth(1).expect("a status");
+        let header = |wanted: &str| {
+            head.lines()
+                .filter_map(|line| line.split_once(": "))
+                .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+                .map_or("", |(_, value)| value)
+                .to_owned()
+        };
+        Answer {
+            status: status.parse().expect("a number"),
+            media_type: header("content-type"),
+            location: header("location"),
+            body,
+        }
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, String::from_utf8_lossy(&self.body))
     }
 }
