@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use croft_local::Farm;
@@ -117,6 +117,11 @@ impl Buildx {
         self.command_with_metadata("build").tail(context.path())
     }
 
+    /// A build of what these words name as its context: a URL, or `-` for what it reads.
+    pub fn build_from<'a>(&'a self, context: &str) -> Build<'a> {
+        self.command_with_metadata("build").tail(Path::new(context))
+    }
+
     /// A bake in this context, of its `docker-bake.hcl` or `.json`.
     pub fn bake<'a>(&'a self, context: &Context) -> Build<'a> {
         let mut bake = self.command_with_metadata("bake");
@@ -133,6 +138,7 @@ impl Buildx {
             command,
             metadata,
             tail: None,
+            input: None,
         }
     }
 }
@@ -144,6 +150,7 @@ pub struct Build<'a> {
     command: Command,
     metadata: PathBuf,
     tail: Option<PathBuf>,
+    input: Option<Stdio>,
 }
 
 impl<'a> Build<'a> {
@@ -166,6 +173,12 @@ impl<'a> Build<'a> {
     /// One variable of its environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// With this as its standard input.
+    pub fn reading(mut self, input: impl Into<Stdio>) -> Self {
+        self.input = Some(input.into());
         self
     }
 
@@ -196,7 +209,7 @@ impl<'a> Build<'a> {
         if let Some(tail) = &self.tail {
             self.command.arg(tail);
         }
-        process::start(self.command)
+        process::start_reading(self.command, self.input.unwrap_or_else(Stdio::null))
     }
 
     /// Starts it for tests that act while it runs and then look at what was built.

@@ -52,17 +52,24 @@ pub fn run(command: Command) -> Finished {
 }
 
 /// Starts a command.
-pub fn start(mut command: Command) -> Running {
+pub fn start(command: Command) -> Running {
+    start_reading(command, Stdio::null())
+}
+
+/// Starts a command with this as its standard input.
+pub fn start_reading(mut command: Command, input: impl Into<Stdio>) -> Running {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     let shown = words.join(" ");
     command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command
         .spawn()
         .unwrap_or_else(|error| panic!("{shown}: {error}"));
+    // With it goes our end of what it reads from.
+    drop(command);
     let (tell, lines) = channel();
     let out = child.stdout.take().expect("piped");
     let error = child.stderr.take().expect("piped");
@@ -114,6 +121,12 @@ impl Running {
         }
     }
 
+    /// Gives it this long from now, instead of [`PATIENCE`] from its start.
+    pub fn patience(mut self, patience: Duration) -> Running {
+        self.deadline = Instant::now() + patience;
+        self
+    }
+
     /// Presses Ctrl-C.
     pub fn interrupt(&self) {
         let id = Pid::from_raw(self.child.id().try_into().expect("a process id"));
@@ -151,7 +164,7 @@ impl Running {
             Ok(Line::Error(line)) => self.stderr.push_str(&line),
             Err(RecvTimeoutError::Disconnected) => return false,
             Err(RecvTimeoutError::Timeout) => panic!(
-                "{} took more than {PATIENCE:?}:\n{}{}",
+                "{} took too long:\n{}{}",
                 self.shown, self.stdout, self.stderr
             ),
         }
