@@ -31,9 +31,9 @@ pub use farm::{Farm, FarmAgent};
 pub use golang::GoImage;
 pub use home::Place;
 pub use options::{
-    AgentName, Architecture, Binaries, DEFAULT_AGENTS, EngineAddress, FarmOptions, agents,
+    AgentName, Architecture, Binaries, DEFAULT_AGENTS, EngineAddress, FarmOptions, Special, agents,
 };
-pub use parts::{Program, buildx, psql, skopeo};
+pub use parts::{Program, buildctl, buildx, psql, skopeo};
 pub use ports::Ports;
 pub use postgres::{Durability, Postgres, PostgresOptions};
 pub use registry::{Access, Credentials, Registry, RegistryOptions};

@@ -132,9 +132,12 @@ impl Apt {
 
     /// Downloads exactly these packages (`name` or `name:architecture`).
     pub fn download(&self, packages: &[&str]) -> Result<()> {
+        let named = match packages {
+            [first, rest @ ..] if rest.len() > 3 => format!("{first} and {} more", rest.len()),
+            few => few.join(", "),
+        };
         eprintln!(
-            "croft: fetching {} from Debian {} (once, into the cache)",
-            packages.join(", "),
+            "croft: fetching {named} from Debian {} (once, into the cache)",
             self.suite
         );
         run(self.get().arg("download").args(packages)).map(drop)

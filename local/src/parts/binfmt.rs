@@ -15,8 +15,8 @@ use crate::error::{Doing, Error, Result};
 const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 /// Where Debian's packages keep the kernel's lines about their emulators.
 const LINES: &str = "usr/lib/binfmt.d";
-/// The architectures of a farm, as qemu calls them.
-const ARCHITECTURES: [&str; 4] = ["x86_64", "aarch64", "ppc64le", "s390x"];
+/// The architectures of a farm, as qemu calls them, and the 32-bit one that a pretended arm64 has beside it.
+const ARCHITECTURES: [&str; 5] = ["x86_64", "aarch64", "arm", "ppc64le", "s390x"];
 
 /// Makes containers of every architecture of a farm run here.
 pub(crate) fn enable() -> Result<()> {
@@ -36,13 +36,17 @@ pub(crate) fn enable() -> Result<()> {
 }
 
 fn foreign() -> impl Iterator<Item = &'static str> {
-    let native = match std::env::consts::ARCH {
-        "powerpc64" => "ppc64le",
-        name => name,
+    // An emulator of 32-bit arm would come before a processor that runs it.
+    let own: &[&str] = match std::env::consts::ARCH {
+        "powerpc64" => &["ppc64le"],
+        "aarch64" => &["aarch64", "arm"],
+        "x86_64" => &["x86_64"],
+        "s390x" => &["s390x"],
+        _ => &[],
     };
     ARCHITECTURES
         .into_iter()
-        .filter(move |name| *name != native)
+        .filter(move |name| !own.contains(name))
 }
 
 /// The name of an entry beside one that is there but cannot be used in containers.

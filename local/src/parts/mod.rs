@@ -2,6 +2,7 @@
 
 pub(crate) mod apt;
 pub(crate) mod binfmt;
+mod buildctl;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,6 +15,7 @@ use crate::{
     error::{Doing, Error, Result},
 };
 use apt::{Apt, Suite};
+pub use buildctl::buildctl;
 
 /// Where programs are besides the PATH: a plain user's PATH often lacks the system's own.
 const SYSTEM_PATHS: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
@@ -274,6 +276,7 @@ pub(crate) fn fetch_all() -> Result<()> {
         EngineParts::find_or_fetch()?;
     }
     buildx()?;
+    buildctl()?;
     if nix::unistd::geteuid().is_root() {
         binfmt::enable()
     } else {
