@@ -2,7 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use croft_buildkit::{api::control::StatusResponse, engine::EngineKind, session::SessionSpec};
+use croft_buildkit::{
+    api::{control::StatusResponse, pb},
+    engine::EngineKind,
+    session::SessionSpec,
+};
 use croft_proto::v1::{self, agent_message::Message as FromAgent};
 use prost::Message;
 
@@ -78,20 +82,26 @@ fn session(session: v1::Session) -> Result<SessionSpec, Malformed> {
 }
 
 fn output(output: v1::Output) -> Result<Output, Malformed> {
-    let bytes = output.definition;
-    Ok(Output {
-        id: output.id.into(),
-        definition: if bytes.is_empty() {
-            None
-        } else {
-            Some(decode("definition", &bytes)?)
-        },
-        export: output.export.map(|export| Export {
+    let export = |export: v1::Export| -> Result<Export, Malformed> {
+        Ok(Export {
             kind: export.r#type,
             attrs: export.attrs,
             title: export.title,
-        }),
+            part: definition(&export.definition)?,
+        })
+    };
+    Ok(Output {
+        id: output.id.into(),
+        definition: definition(&output.definition)?,
+        export: output.export.map(export).transpose()?,
     })
+}
+
+fn definition(bytes: &[u8]) -> Result<Option<pb::Definition>, Malformed> {
+    match bytes {
+        [] => Ok(None),
+        bytes => decode("definition", bytes).map(Some),
+    }
 }
 
 /// Reads an offer. Its attempt and token are known even if the rest can't be read.

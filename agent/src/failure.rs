@@ -180,6 +180,7 @@ mod tests {
             kind: "image".into(),
             attrs: [("name".to_owned(), name.to_owned())].into(),
             title: String::new(),
+            part: None,
         });
         Output {
             id: "o".to_owned().into(),

@@ -181,7 +181,14 @@ async fn export_once(
     let request = SolveRequest {
         r#ref: solve.to_string(),
         // An empty definition is the scratch image; none at all would open a gateway job.
-        definition: Some(output.definition.clone().unwrap_or_default()),
+        definition: Some(
+            export
+                .part
+                .as_ref()
+                .or(output.definition.as_ref())
+                .cloned()
+                .unwrap_or_default(),
+        ),
         exporters: vec![Exporter {
             r#type: export.kind.clone(),
             attrs: export.attrs.clone(),

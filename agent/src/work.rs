@@ -64,7 +64,7 @@ pub struct Output {
 }
 
 /// An exporter of the engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Export {
     /// The exporter's type ("image").
     pub kind: String,
@@ -72,6 +72,8 @@ pub struct Export {
     pub attrs: HashMap<String, String>,
     /// For people.
     pub title: String,
+    /// What is exported in place of the output itself: copies of parts of it.
+    pub part: Option<pb::Definition>,
 }
 
 /// A question that is no attempt.

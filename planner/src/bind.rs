@@ -258,7 +258,12 @@ impl<'a> Writer<'a> {
             identifier: format!("docker-image://{reference}"),
             attrs: BTreeMap::new(),
         };
-        let bytes = encoded_as_go_does(source, platform);
+        let plain = pb::Op {
+            platform: Some(platform.to_pb()),
+            constraints: Some(pb::WorkerConstraints::default()),
+            ..pb::Op::default()
+        };
+        let bytes = encoded_as_go_does(plain, pb::op::Op::Source(source));
         let digest = OpDigest::of(&bytes);
         let cut = &self.plan.edges[edge.index()];
         let metadata = pb::OpMetadata {
@@ -306,7 +311,6 @@ impl<'a> Writer<'a> {
         self.bound.definition.def.push(bytes);
     }
 
-    /// Ends the definition as BuildKit's own clients do: with an op that has nothing but the root for its input.
     fn finish(self, root: OpId, index: u32) -> Bound {
         let Self {
             plan,
@@ -316,46 +320,10 @@ impl<'a> Writer<'a> {
             ..
         } = self;
         let digest = own[&root].clone();
-        let input = pb::Input {
-            digest: digest.as_str().to_owned(),
-            index: i64::from(index),
-        };
-        let last = pb::Op {
-            inputs: vec![input],
-            ..pb::Op::default()
-        }
-        .encode_to_vec();
-        let definition = &mut bound.definition;
-        let said = |has: fn(&pb::OpMetadata) -> bool| definition.metadata.values().any(has);
-        let caps = [
-            ("constraints", true),
-            ("platform", true),
-            ("meta.ignorecache", said(|metadata| metadata.ignore_cache)),
-            (
-                "meta.description",
-                said(|metadata| !metadata.description.is_empty()),
-            ),
-            (
-                "meta.exportcache",
-                said(|metadata| metadata.export_cache.is_some()),
-            ),
-        ];
-        let caps = caps
-            .into_iter()
-            .filter(|(_, needed)| *needed)
-            .map(|(cap, _)| (cap.to_owned(), true))
-            .collect();
-        let metadata = pb::OpMetadata {
-            caps,
-            ..pb::OpMetadata::default()
-        };
-        definition
-            .metadata
-            .insert(OpDigest::of(&last).as_str().to_owned(), metadata);
-        definition.def.push(last);
+        end_with(&mut bound.definition, &digest, index);
         // Held definitions are of the same plan, so their locations count the same files.
         if !locations.is_empty() {
-            definition.source = Some(pb::Source {
+            bound.definition.source = Some(pb::Source {
                 locations,
                 infos: plan.graph.infos.clone(),
             });
@@ -365,17 +333,52 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Ends a definition as BuildKit's own clients do: with an op that has nothing but the root for its input.
+pub(crate) fn end_with(definition: &mut pb::Definition, root: &OpDigest, index: u32) {
+    let input = pb::Input {
+        digest: root.as_str().to_owned(),
+        index: i64::from(index),
+    };
+    let last = pb::Op {
+        inputs: vec![input],
+        ..pb::Op::default()
+    }
+    .encode_to_vec();
+    let said = |has: fn(&pb::OpMetadata) -> bool| definition.metadata.values().any(has);
+    let caps = [
+        ("constraints", true),
+        ("platform", true),
+        ("meta.ignorecache", said(|metadata| metadata.ignore_cache)),
+        (
+            "meta.description",
+            said(|metadata| !metadata.description.is_empty()),
+        ),
+        (
+            "meta.exportcache",
+            said(|metadata| metadata.export_cache.is_some()),
+        ),
+    ];
+    let caps = caps
+        .into_iter()
+        .filter(|(_, needed)| *needed)
+        .map(|(cap, _)| (cap.to_owned(), true))
+        .collect();
+    let metadata = pb::OpMetadata {
+        caps,
+        ..pb::OpMetadata::default()
+    };
+    definition
+        .metadata
+        .insert(OpDigest::of(&last).as_str().to_owned(), metadata);
+    definition.def.push(last);
+}
+
 /// Go's protobuf writes the members of a oneof after all other fields. An engine encodes each op anew to compute its digest, so that
 /// another order would have it report digests that nobody knows.
-fn encoded_as_go_does(source: pb::SourceOp, platform: &Platform) -> Vec<u8> {
-    let plain = pb::Op {
-        platform: Some(platform.to_pb()),
-        constraints: Some(pb::WorkerConstraints::default()),
-        ..pb::Op::default()
-    };
+pub(crate) fn encoded_as_go_does(plain: pb::Op, kind: pb::op::Op) -> Vec<u8> {
     let mut bytes = plain.encode_to_vec();
     let oneof = pb::Op {
-        op: Some(pb::op::Op::Source(source)),
+        op: Some(kind),
         ..pb::Op::default()
     };
     bytes.extend(oneof.encode_to_vec());

@@ -6,6 +6,7 @@ use crate::{
     Limits, OpId, PlanError, TargetId,
     graph::{Graph, Root},
     levels::{Class, Levels, Tail},
+    sources::Varies,
     users::Users,
 };
 
@@ -14,7 +15,7 @@ use crate::{
 pub(crate) struct Group {
     pub class: Class,
     pub depth: u32,
-    /// Those that aren't movable, in order.
+    /// What it is there for, in order: ops that aren't movable, or a source that only one agent can read.
     pub commands: Vec<OpId>,
     /// The ends of targets that belong here.
     pub tails: Vec<Tail>,
@@ -41,6 +42,7 @@ pub(crate) fn find(
 ) -> Result<Vec<Group>, PlanError> {
     let mut groups = connected(graph, levels);
     groups.extend(empty_images(roots));
+    groups.extend(read_once(graph, levels));
     if groups.len() > limits.max_stages {
         return Err(PlanError::TooMany {
             what: "stages",
@@ -149,6 +151,26 @@ fn empty_images(roots: &[Root]) -> Option<Group> {
         class,
         depth: 0,
         commands: Vec::new(),
+        tails: Vec::new(),
+        ops: Vec::new(),
+    })
+}
+
+/// A group for each source that can be read on one agent only, so that all others can run elsewhere. Before all that need it, in the plan's
+/// order: it needs nothing, is at home nowhere, and has all their users.
+fn read_once(graph: &Graph, levels: &Levels) -> impl Iterator<Item = Group> {
+    let sources = (0..graph.ops.len()).map(|number| OpId(number as u32));
+    let sources = sources
+        .filter(|op| graph.ops[op.index()].facts.varies == Some(Varies::ReadOnce))
+        // One that is a target's end has a group already.
+        .filter(|op| levels.tails.iter().all(|tail| tail.root != *op));
+    sources.map(|op| Group {
+        class: Class {
+            home: None,
+            users: levels.users(op),
+        },
+        depth: 0,
+        commands: vec![op],
         tails: Vec::new(),
         ops: Vec::new(),
     })

@@ -137,6 +137,11 @@ impl Levels {
         ends.into_iter().map(tail).collect()
     }
 
+    /// The targets that need an op.
+    pub fn users(&self, op: OpId) -> Users {
+        self.users[op.index()]
+    }
+
     /// How deep an op that isn't movable lies.
     pub fn depth(&self, op: OpId) -> u32 {
         self.feeds[op.index()].map_or(0, |feed| feed.depth)

@@ -7,6 +7,7 @@
 //! The definitions come from outside: whatever is in them leads to a plan or a [`PlanError`], within [`Limits`], and never to a panic.
 
 mod bind;
+mod chain;
 mod error;
 mod graph;
 mod groups;
@@ -16,13 +17,15 @@ mod identity;
 mod levels;
 mod locals;
 mod naming;
+mod narrow;
 mod op;
 mod plan;
 mod platform;
 mod refuse;
+mod sources;
 mod stages;
-mod together;
 mod summary;
+mod together;
 mod users;
 mod wire;
 

@@ -10,6 +10,7 @@ use prost::Message;
 use crate::{
     OpDigest, OpId,
     graph::{Graph, Root, add_location, merge_metadata},
+    narrow::{self, Need, cleaned, parent},
     op::{Op, OpKind},
     wire,
 };
@@ -61,7 +62,7 @@ fn variants(graph: &Graph) -> BTreeMap<Vec<u8>, BTreeMap<OpId, Paths>> {
             .map(|json| serde_json::from_str::<BTreeSet<String>>(json))
         {
             None => None,
-            Some(Ok(paths)) => Some(paths.iter().map(|path| cleaned(path)).collect()),
+            Some(Ok(paths)) => Some(paths.iter().map(|path| from_root(&cleaned(path))).collect()),
             Some(Err(_)) => continue,
         };
         if let Ok(common) = wire::with_source_attr(&op.bytes, FOLLOW_PATHS, None) {
@@ -118,87 +119,33 @@ fn inputs_seen_whole<'a>(
     op: &Op,
     followed: impl Fn(usize) -> Option<&'a BTreeSet<String>>,
 ) -> Vec<usize> {
-    let place = |input: i64| usize::try_from(input).ok();
-    let unless_covered = |input: i64, path: &str| {
-        place(input)
-            .filter(|place| !followed(*place).is_some_and(|followed| is_covered(path, followed)))
+    let is_seen_whole = |(place, need): &(usize, Need)| match (need, followed(*place)) {
+        (Need::Reads(reads), Some(followed)) => {
+            !reads.iter().all(|read| is_covered(&read.path, followed))
+        }
+        _ => true,
     };
-    match pb::Op::decode(op.bytes.as_slice())
-        .ok()
-        .and_then(|op| op.op)
-    {
-        Some(pb::op::Op::File(file)) => {
-            let of_action = |action: &pb::FileAction| {
-                let secondary = match &action.action {
-                    Some(pb::file_action::Action::Copy(copy)) => {
-                        unless_covered(action.secondary_input, &copy.src)
-                    }
-                    _ => place(action.secondary_input),
-                };
-                owner_inputs(action)
-                    .filter_map(place)
-                    .chain(place(action.input))
-                    .chain(secondary)
-                    .collect::<Vec<_>>()
-            };
-            file.actions.iter().flat_map(of_action).collect()
-        }
-        Some(pb::op::Op::Exec(exec)) => {
-            const NO_OUTPUT: i64 = -1;
-            let of_mount = |mount: &pb::Mount| match mount.readonly || mount.output == NO_OUTPUT {
-                true => unless_covered(mount.input, &mount.selector),
-                false => place(mount.input),
-            };
-            exec.mounts.iter().filter_map(of_mount).collect()
-        }
-        _ => (0..op.inputs.len()).collect(),
-    }
+    narrow::of_inputs(op)
+        .into_iter()
+        .enumerate()
+        .filter(is_seen_whole)
+        .map(|(place, _)| place)
+        .collect()
 }
 
-/// Whether `path` is one of those that are followed, or under one. No path that a file system could have is longer than 4096 bytes.
+/// Whether `path`, which is cleaned, is one of those that are followed, or under one. No path that a file system could have is longer than
+/// 4096 bytes.
 fn is_covered(path: &str, followed: &BTreeSet<String>) -> bool {
     if path.len() > 4096 {
         return false;
     }
-    let path = cleaned(path);
-    let mut ends = path
-        .match_indices('/')
-        .map(|(end, _)| end)
-        .chain([path.len()]);
-    !path.is_empty() && ends.any(|end| followed.contains(&path[..end]))
+    let mut above = std::iter::successors(Some(path), |path| (*path != "/").then(|| parent(path)));
+    above.any(|path| path != "/" && followed.contains(&from_root(path)))
 }
 
-/// The inputs whose `/etc/passwd` and `/etc/group` an action reads.
-fn owner_inputs(action: &pb::FileAction) -> impl Iterator<Item = i64> {
-    use pb::{file_action::Action, user_opt::User};
-    let owner = match &action.action {
-        Some(Action::Copy(copy)) => copy.owner.as_ref(),
-        Some(Action::Mkfile(file)) => file.owner.as_ref(),
-        Some(Action::Mkdir(dir)) => dir.owner.as_ref(),
-        Some(Action::Symlink(link)) => link.owner.as_ref(),
-        Some(Action::Rm(_)) | None => None,
-    };
-    let users = owner
-        .into_iter()
-        .flat_map(|owner| [&owner.user, &owner.group])
-        .flatten();
-    users.filter_map(|user| match &user.user {
-        Some(User::ByName(named)) => Some(named.input),
-        Some(User::ById(_)) | None => None,
-    })
-}
-
-/// The path without `.`, `..`, doubled and outer slashes; empty for the whole.
-fn cleaned(path: &str) -> String {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
+/// A path as the frontend writes it: without the slash before it.
+fn from_root(path: &str) -> String {
+    path.trim_start_matches('/').to_owned()
 }
 
 /// The bytes of one source that serves a whole group.

@@ -6,7 +6,12 @@ use std::collections::BTreeSet;
 use bollard_buildkit_proto::pb;
 use prost::Message;
 
-use crate::{LocalSource, OpDigest, OpId, Platform, id::sha256_parts, wire};
+use crate::{
+    LocalSource, OpDigest, OpId, Platform,
+    id::sha256_parts,
+    sources::{self, Varies},
+    wire,
+};
 
 /// What kind of work an op is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +75,8 @@ pub(crate) struct Facts {
     pub secrets: BTreeSet<String>,
     pub ssh: BTreeSet<String>,
     pub local: Option<LocalSource>,
+    /// Of a source that may look different to another engine.
+    pub varies: Option<Varies>,
     /// Stands for the bytes of a source from a session, which has the session's id in them.
     pub sessionless: Option<String>,
 }
@@ -275,7 +282,10 @@ fn source_facts(source: &pb::SourceOp) -> Facts {
             session: attr(LAYOUT_SESSION),
         }
     } else {
-        return Facts::default();
+        return Facts {
+            varies: sources::varies(source),
+            ..Facts::default()
+        };
     };
     let attrs = source
         .attrs
@@ -286,6 +296,7 @@ fn source_facts(source: &pb::SourceOp) -> Facts {
         .chain(attrs.flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
     Facts {
         local: Some(local),
+        varies: sources::varies(source),
         sessionless: Some(sha256_parts(parts)),
         ..Facts::default()
     }

@@ -11,6 +11,7 @@ use crate::{
     StageId, TargetId,
     graph::{self, Graph},
     locals,
+    narrow::Cut,
     stages::{self, Wanted},
     users::Users,
 };
@@ -84,10 +85,12 @@ pub struct Plan {
     pub(crate) graph: Graph,
     pub(crate) stages: Vec<Stage>,
     pub(crate) edges: Vec<CutEdge>,
+    /// What is cut out of each cut edge's result, and who reads it there.
+    pub(crate) cuts: Vec<Cut>,
     pub(crate) targets: Vec<PlannedTarget>,
     /// The cut edge of each output that crosses stages.
     pub(crate) edge_of: BTreeMap<(OpId, u32), EdgeId>,
-    /// The stage of each op that isn't movable.
+    /// The stage of each op that is in one only and whose results others take from there.
     pub(crate) owners: Vec<Option<StageId>>,
 }
 
@@ -332,14 +335,14 @@ pub struct CutEdge {
 pub enum Narrowing {
     /// The whole root. Its layers stay as they are, so that an image built on it has one for each line of its history.
     Whole,
-    /// These paths only, without duplicates and in order.
+    /// These paths only, in order; none is another's, or lies under another. The path `/` without patterns is all that a source has.
     Paths(Vec<NarrowPath>),
 }
 
 /// A path that consumers need.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NarrowPath {
-    /// Absolute and cleaned; the last component may be a pattern.
+    /// Absolute and cleaned; the last component may be a pattern, and then has one of `*?[`.
     pub path: String,
     /// Whether a link there stands for what it points at.
     pub follow_links: bool,

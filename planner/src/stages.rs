@@ -1,7 +1,8 @@
 //! Splits the union graph into stages: connected groups of commands with the same home, the same users and the same depth, and with
 //! them the movable ops that they need (DESIGN.md, "Planner"). Who is where is answered by [`crate::levels`].
 //!
-//! An edge from one stage to another always goes to a greater depth, so stages form a DAG.
+//! A command's result goes to stages of greater depth only, and that of a source which several stages share to later ones, so stages form
+//! a DAG.
 
 use std::{
     cmp::Reverse,
@@ -9,16 +10,17 @@ use std::{
 };
 
 use crate::{
-    CacheIdentity, CutEdge, EdgeDigest, EdgeId, Narrowing, OpId, Plan, PlanError, PlanOptions,
-    PlannedTarget, Platform, Requirements, Stage, StageDigest, StageId, StageKind, TargetId,
+    CacheIdentity, CutEdge, EdgeDigest, EdgeId, OpId, Plan, PlanError, PlanOptions, PlannedTarget,
+    Platform, Requirements, Stage, StageDigest, StageId, StageKind, TargetId,
     graph::{Graph, Root},
     groups::{self, Group},
     id::sha256_parts,
     identity,
     levels::{Levels, runs_on},
     naming,
-    op::OpKind,
-    together,
+    narrow::{self, Cut},
+    op::{Op, OpKind},
+    sources, together,
 };
 
 /// A target without its definition.
@@ -39,7 +41,16 @@ pub(crate) fn split(
     let mut groups = groups::find(&graph, &roots, &levels, &options.limits)?;
     groups.sort_by_cached_key(|group| place_in_plan(&levels, group));
 
+    // Which stage reads a shared source hangs on the order of the targets; what a stage is called does not.
+    let digests: Vec<StageDigest> = groups
+        .iter()
+        .map(|group| stage_digest(&graph, group))
+        .collect();
+    let shared_sources = sources::settle(&graph, &mut groups);
     let mut owners: Vec<Option<StageId>> = vec![None; graph.ops.len()];
+    for (source, number) in shared_sources {
+        owners[source.index()] = Some(StageId(number as u32));
+    }
     let mut tail_owners: HashMap<OpId, StageId> = HashMap::new();
     for (number, group) in groups.iter().enumerate() {
         let id = StageId(number as u32);
@@ -72,15 +83,16 @@ pub(crate) fn split(
             }
         })
         .collect();
-    let edges = cut_edges(&graph, &groups, &owners, &levels, options);
+    let (edges, cuts) = cut_edges(&graph, &groups, &owners, &levels, options);
     let edge_of: BTreeMap<(OpId, u32), EdgeId> = edges
         .iter()
         .map(|edge| ((edge.op, edge.output), edge.id))
         .collect();
     let mut stages: Vec<Stage> = groups
         .into_iter()
+        .zip(digests)
         .enumerate()
-        .map(|(number, group)| {
+        .map(|(number, (group, digest))| {
             let id = StageId(number as u32);
             let placed_with = group
                 .tails
@@ -95,6 +107,7 @@ pub(crate) fn split(
                 options,
                 Placed {
                     id,
+                    digest,
                     placed_with,
                     group,
                 },
@@ -107,11 +120,21 @@ pub(crate) fn split(
             .iter()
             .for_each(|consumer| stages[consumer.index()].inputs.push(edge.id));
     }
+    for stage in &mut stages {
+        if stage.home.is_none() && stage.placed_with.is_none() {
+            // Of all that it takes, it has only what it shares with others.
+            stage.placed_with = stage
+                .inputs
+                .first()
+                .map(|edge| edges[edge.index()].producer);
+        }
+    }
     together::settle(&mut stages);
     Ok(Plan {
         graph,
         stages,
         edges,
+        cuts,
         targets,
         edge_of,
         owners,
@@ -145,46 +168,55 @@ fn cut_edges(
     owners: &[Option<StageId>],
     levels: &Levels,
     options: &PlanOptions,
-) -> Vec<CutEdge> {
-    let mut crossings: BTreeMap<(StageId, OpId, u32), BTreeSet<StageId>> = BTreeMap::new();
+) -> (Vec<CutEdge>, Vec<Cut>) {
+    /// Who takes a result from another stage.
+    #[derive(Default)]
+    struct Takers {
+        stages: BTreeSet<StageId>,
+        ops: BTreeSet<OpId>,
+    }
+    let mut crossings: BTreeMap<(StageId, OpId, u32), Takers> = BTreeMap::new();
     for (number, group) in groups.iter().enumerate() {
         let consumer = StageId(number as u32);
-        for (op, output) in group
-            .ops
-            .iter()
-            .flat_map(|op| &graph.ops[op.index()].inputs)
-        {
-            if let Some(producer) = owners[op.index()].filter(|owner| *owner != consumer) {
-                crossings
-                    .entry((producer, *op, *output))
-                    .or_default()
-                    .insert(consumer);
+        for &taker in &group.ops {
+            for &(op, output) in &graph.ops[taker.index()].inputs {
+                if let Some(producer) = owners[op.index()].filter(|owner| *owner != consumer) {
+                    let takers = crossings.entry((producer, op, output)).or_default();
+                    takers.stages.insert(consumer);
+                    takers.ops.insert(taker);
+                }
             }
         }
     }
-    let edge =
-        |(number, ((producer, op, output), consumers)): (usize, ((StageId, OpId, u32), _))| {
-            let made_by = &graph.ops[op.index()];
-            CutEdge {
-                id: EdgeId(number as u32),
-                digest: EdgeDigest::new(sha256_parts([
-                    made_by.digest.as_str().as_bytes(),
-                    &output.to_be_bytes(),
-                ])),
-                name: naming::of_steps([made_by.name.as_str()]),
-                producer,
-                consumers,
-                op,
-                output,
-                platform: levels.platform_of(graph, op, options),
-                narrowing: Narrowing::Whole,
-            }
+    let by_output = crossings
+        .iter()
+        .map(|((_, op, output), takers)| ((*op, *output), &takers.ops));
+    let mut cuts = narrow::cuts(graph, by_output);
+    let edge = |(number, ((producer, op, output), takers)): (usize, (_, Takers))| {
+        let made_by: &Op = &graph.ops[OpId::index(op)];
+        let cut = cuts.remove(&(op, output)).unwrap_or_default();
+        let edge = CutEdge {
+            id: EdgeId(number as u32),
+            digest: EdgeDigest::new(sha256_parts([
+                made_by.digest.as_str().as_bytes(),
+                &u32::to_be_bytes(output),
+            ])),
+            name: naming::of_steps([made_by.name.as_str()]),
+            producer,
+            consumers: takers.stages,
+            op,
+            output,
+            platform: levels.platform_of(graph, op, options),
+            narrowing: cut.narrowing(),
         };
-    crossings.into_iter().enumerate().map(edge).collect()
+        (edge, cut)
+    };
+    crossings.into_iter().enumerate().map(edge).unzip()
 }
 
 struct Placed {
     id: StageId,
+    digest: StageDigest,
     placed_with: Option<StageId>,
     group: Group,
 }
@@ -199,6 +231,7 @@ fn stage(
 ) -> Stage {
     let Placed {
         id,
+        digest,
         placed_with,
         group,
     } = placed;
@@ -210,7 +243,7 @@ fn stage(
     let users: BTreeSet<TargetId> = group.class.users.iter().collect();
     let mut stage = Stage {
         id,
-        digest: stage_digest(graph, &group),
+        digest,
         kind: StageKind::Shared,
         name: naming::of_steps(
             group
@@ -238,6 +271,7 @@ fn stage(
         cache: group
             .commands
             .iter()
+            .filter(|op| !graph.ops[op.index()].kind.is_movable())
             .map(|op| identities[op.index()].clone())
             .collect(),
         identity: identity::of_stage(identities, group.members()),
