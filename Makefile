@@ -2,11 +2,13 @@
 
 target := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build parts lint test demo
+.PHONY: help build parts lint test demo bench bench-readme
 
 help:
 	@echo "make demo   a farm, a build across it, and what happened; leaves nothing running"
 	@echo "make test   every test, on real engines"
+	@echo "make bench  a farm against one of its engines, in figures; CASE=… for some of it, ROUNDS=… instead of 5"
+	@echo "make bench-readme  the same, and puts the figures into the README"
 	@echo "make lint   format and lints"
 	@echo "make parts  find or fetch what a farm needs, and start nothing"
 	@echo "dev/farm up|down|env|logs   a farm in the background"
@@ -27,3 +29,9 @@ test: parts
 
 demo: build
 	$(target)/croft-local demo
+
+bench: parts
+	cargo bench -p croft-local --bench bench --profile dev -- $(foreach case,$(CASE),--case $(case)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-readme: parts
+	cargo bench -p croft-local --bench bench --profile dev -- --readme

@@ -1,9 +1,10 @@
 //! The machine that the figures come from: figures without it say little.
 
-use std::{fmt, fs};
+use std::{fmt, fs, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
     sides::{Bench, Side},
@@ -25,7 +26,7 @@ pub struct Machine {
     pub system: String,
     /// buildx's version.
     pub buildx: String,
-    /// The version of the engine's BuildKit.
+    /// The engine's kind and version, as its agent tells it.
     pub engine: String,
 }
 
@@ -43,7 +44,11 @@ impl Machine {
         let kilobytes = value(&read("/proc/meminfo"), "MemTotal", ':');
         let kilobytes: u64 = kilobytes.trim_end_matches(" kB").parse().unwrap_or(0);
         let buildx = process::run(bench.command(Side::Engine, ["version"])?).succeeded();
-        let inspected = process::run(bench.command(Side::Engine, ["inspect"])?).succeeded();
+        let mut agents = Command::new(bench.farm.binaries().croft());
+        agents.args(["agents", "ls", "--format", "json", "--addr"]);
+        agents.arg(bench.farm.client_address().to_string());
+        let agents = process::run(agents).succeeded().stdout;
+        let agents: Value = serde_json::from_str(&agents).context("the list of agents")?;
         Ok(Machine {
             processor: value(&read("/proc/cpuinfo"), "model name", ':'),
             processors: std::thread::available_parallelism().map_or(1, Into::into),
@@ -56,7 +61,7 @@ impl Machine {
                 .nth(1)
                 .unwrap_or("unknown")
                 .to_owned(),
-            engine: value(&inspected.stdout, "BuildKit version", ':'),
+            engine: agents[0]["engine"].as_str().unwrap_or("unknown").to_owned(),
         })
     }
 }
@@ -65,7 +70,7 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} with {} hardware threads, {:.0} GiB, {}, Linux {}, buildx {}, BuildKit {}",
+            "{} with {} hardware threads and {:.0} GiB, {}, Linux {}, buildx {}, {}",
             self.processor,
             self.processors,
             self.memory as f64 / f64::from(1 << 30),

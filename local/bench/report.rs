@@ -94,18 +94,18 @@ impl Report {
     fn origin(&self) -> String {
         let Idle { machine, own } = self.idle;
         let own = own.map_or(String::new(), |own| {
-            format!(", {:.1} % of it the farm's", own * 100.0)
+            format!(" ({:.1} % by the farm itself)", own * 100.0)
         });
         let mut text = format!(
-            "Medians of {} rounds, each side in turn after a round to warm up, all of it on one machine: {}. \
-             Four agents with an engine each share it, and what has to run on another platform is emulated on both sides. \
-             Without a build {:.1} % of one processor was in use{own}.",
+            "Medians of {} rounds, the sides in turns after a turn each to warm up, all on one machine: {}. Four agents with an \
+             engine each share it with all else, and what must run on another platform is emulated on both sides. While nothing \
+             was built, {:.1} % of one processor was in use{own}.",
             self.rounds,
             self.machine,
             machine * 100.0,
         );
         if machine - self.idle.own.unwrap_or(0.0) > QUIET {
-            text.push_str(" The machine was not quiet: other loads are in the figures.");
+            text.push_str(" The machine was not quiet: other loads are in these figures.");
         }
         text
     }

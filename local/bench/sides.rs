@@ -17,6 +17,9 @@ const AGENTS: &str = "amd64,arm64,ppc64le,s390x";
 /// How long nothing is done, to see what the machine does by itself.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// For one build. A slow machine is measured, too.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// Who builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,7 +122,7 @@ impl Bench {
         let mut command =
             self.command(side, ["build", "--progress=plain", "--provenance=false"])?;
         command.args(arguments);
-        Ok(process::start(command))
+        Ok(process::start(command).patience(PATIENCE))
     }
 
     /// A build to its successful end, measured.
