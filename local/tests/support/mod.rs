@@ -10,10 +10,12 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod builds;
 pub mod buildx;
 pub mod context;
 pub mod engine;
 pub mod image;
+pub mod meter;
 pub mod plan;
 pub mod process;
 pub mod registry;
@@ -24,6 +26,7 @@ pub use buildx::{BUILDER, Build, Buildx, Built};
 pub use context::{Context, nonce};
 pub use engine::{Record, records};
 pub use image::{Image, Published};
+pub use meter::Meter;
 pub use plan::{Plan, Stage, Transfer};
 pub use process::{Finished, Running};
 pub use registry::Repository;

@@ -6,7 +6,6 @@ mod support;
 
 mod agent;
 mod away;
-mod builds;
 mod cancel;
 mod credentials;
 mod errors;
@@ -20,3 +19,5 @@ mod start;
 mod tags;
 mod tls;
 mod wire;
+
+use support::builds;

@@ -5,9 +5,10 @@ use std::process::Command;
 use croft_local::Farm;
 use serde_json::Value;
 
-use crate::support::{Plan, process};
+use super::{Plan, process};
 
-fn listed(farm: &Farm) -> Vec<Value> {
+/// All builds, as they are told.
+pub fn listed(farm: &Farm) -> Vec<Value> {
     let mut command = Command::new(farm.binaries().croft());
     let address = farm.client_address().to_string();
     command.args(["builds", "ls", "--format", "json", "--addr", &address]);
@@ -15,7 +16,9 @@ fn listed(farm: &Farm) -> Vec<Value> {
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
 }
 
-fn text(build: &Value, key: &str) -> String {
+/// A text of one of these.
+#[track_caller]
+pub fn text(build: &Value, key: &str) -> String {
     build[key].as_str().expect("a text").to_owned()
 }
 
