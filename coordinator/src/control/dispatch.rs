@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use croft_planner::{Binding, CutEdge, EdgeId, Output, PlannedTarget, Stage};
+use croft_planner::{Binding, Bound, CutEdge, EdgeId, Output, PlannedTarget, Stage};
 use croft_proto::v1 as wire;
 use croft_scheduler::place::{Decision, Reason, Refusal, place};
 use croft_scheduler::{AgentId, AttemptId, FailureKind, FleetView, StageKey};
@@ -19,6 +19,7 @@ use super::build::{Build, Planned, Tell};
 use super::events::{exported_digest, output_name};
 use super::failure::{Failure, Result};
 use super::image::Outputs;
+use super::stages::Compression;
 use crate::store::{
     self, Epoch, Exported, Hold, NewAttempt, OutputRow, OutputState, Snapshot, Wake, Wants,
 };
@@ -276,7 +277,7 @@ impl Offering<'_> {
                     Some(_) => bound.definition.encode_to_vec(),
                     None => Vec::new(),
                 },
-                export: self.export_of(control, fleet, output),
+                export: self.export_of(control, fleet, &bound),
             });
             self.planned.bind(output, self.agent, bound);
         }
@@ -288,9 +289,9 @@ impl Offering<'_> {
         &self,
         control: &Control,
         fleet: &FleetView,
-        output: Output,
+        bound: &Bound,
     ) -> Option<wire::Export> {
-        match output {
+        match bound.output {
             Output::Edge(edge) => {
                 let edge = self.planned.plan.edge(edge)?;
                 let native = fleet
@@ -302,7 +303,7 @@ impl Offering<'_> {
                     let home = self.planned.plan.likely_home(*consumer);
                     home.is_some_and(|home| Some(home.platform()) != native)
                 });
-                elsewhere.then(|| export_of_edge(control, self.build, edge))
+                elsewhere.then(|| export_of_edge(control, self.build, self.planned, edge, bound))
             }
             Output::Target(target) => {
                 let Outputs::Image(image) = &self.planned.outputs else {
@@ -316,11 +317,19 @@ impl Offering<'_> {
 }
 
 /// How an edge's result goes to the stage registry.
-fn export_of_edge(control: &Control, build: &Build, edge: &CutEdge) -> wire::Export {
-    let compression = match &build.request.outputs {
+fn export_of_edge(
+    control: &Control,
+    build: &Build,
+    planned: &Planned,
+    edge: &CutEdge,
+    bound: &Bound,
+) -> wire::Export {
+    let part = planned.plan.part_of(bound);
+    let compression = match (&part, &build.request.outputs) {
+        (Some(_), _) => Compression::ForTransfer,
         // Layers of a whole root end up in the user's image as they are compressed here.
-        Outputs::Image(image) => image.compression(),
-        Outputs::Keep => None,
+        (None, Outputs::Image(image)) => Compression::OfImage(image.compression()),
+        (None, Outputs::Keep) => Compression::OfImage(None),
     };
     wire::Export {
         r#type: "image".to_owned(),
@@ -330,6 +339,7 @@ fn export_of_edge(control: &Control, build: &Build, edge: &CutEdge) -> wire::Exp
             .into_iter()
             .collect(),
         title: build.export_title(Output::Edge(edge.id)),
+        definition: part.map(|part| part.encode_to_vec()).unwrap_or_default(),
     }
 }
 
@@ -361,6 +371,7 @@ fn export_of_target(
         r#type: "image".to_owned(),
         attrs: attrs.into_iter().collect(),
         title: build.export_title(Output::Target(target.id)),
+        definition: Vec::new(),
     }
 }
 
@@ -418,7 +429,7 @@ async fn export_held(
         output: Some(wire::Output {
             id: output_name(Output::Edge(edge)),
             definition: bound.definition.encode_to_vec(),
-            export: Some(export_of_edge(control, build, cut)),
+            export: Some(export_of_edge(control, build, planned, cut, &bound)),
         }),
     });
     let Answer::Exported(answer) = control.fleet.ask(holder, question)?.one().await? else {

@@ -17,6 +17,15 @@ use super::build::Build;
 use super::image::OciPlatform;
 use crate::registry::{self, Login, Registry, RegistryError};
 
+/// How a result's layers are compressed. It sticks to them wherever they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression<'a> {
+    /// As users want their images: the layers may become part of one. `None` is the engine's usual way.
+    OfImage(Option<&'a str>),
+    /// As it takes the least time: the layers are copied from, and none goes further.
+    ForTransfer,
+}
+
 /// The farm's own registry.
 #[derive(Clone)]
 pub struct StageRegistry {
@@ -77,7 +86,7 @@ impl StageRegistry {
     pub fn export_attrs(
         &self,
         edge: &CutEdge,
-        compression: Option<&str>,
+        compression: Compression<'_>,
     ) -> BTreeMap<String, String> {
         let platform = OciPlatform {
             os: edge.platform.os().to_owned(),
@@ -98,8 +107,15 @@ impl StageRegistry {
             ("source-date-epoch".to_owned(), "0".to_owned()),
             ("containerimage.config".to_owned(), config.to_string()),
         ]);
-        if let Some(compression) = compression {
-            attrs.insert("compression".to_owned(), compression.to_owned());
+        match compression {
+            Compression::ForTransfer => {
+                attrs.insert("compression".to_owned(), "zstd".to_owned());
+                attrs.insert("compression-level".to_owned(), "1".to_owned());
+            }
+            Compression::OfImage(None) => {}
+            Compression::OfImage(Some(compression)) => {
+                attrs.insert("compression".to_owned(), compression.to_owned());
+            }
         }
         if self.plain {
             attrs.insert("registry.insecure".to_owned(), "true".to_owned());
