@@ -1,5 +1,5 @@
-//! The base image of a farm where nothing can be pulled: Debian's static busybox for four architectures, with a shell and all
-//! applets, as an OCI image index. The same packages give the same digests.
+//! The base image of a farm where nothing can be pulled: Debian's static busybox for the farm's four architectures and for the 32-bit ones
+//! that run beside two of them, with a shell and all applets, as an OCI image index. The same packages give the same digests.
 
 use std::{
     collections::BTreeSet,
@@ -39,7 +39,7 @@ struct Architecture {
     variant: Option<&'static str>,
 }
 
-const ARCHITECTURES: [Architecture; 4] = [
+const ARCHITECTURES: [Architecture; 6] = [
     Architecture {
         debian: "amd64",
         oci: "amd64",
@@ -60,6 +60,16 @@ const ARCHITECTURES: [Architecture; 4] = [
         oci: "s390x",
         variant: None,
     },
+    Architecture {
+        debian: "i386",
+        oci: "386",
+        variant: None,
+    },
+    Architecture {
+        debian: "armhf",
+        oci: "arm",
+        variant: Some("v7"),
+    },
 ];
 
 /// The base image, as an OCI layout in the cache.
@@ -71,7 +81,8 @@ pub struct BaseImage {
 impl BaseImage {
     /// Takes the image from the cache, or makes it there.
     pub fn find_or_make() -> Result<BaseImage> {
-        let folder = Cache::open()?.entry(&format!("{SUITE}-busybox"), make)?;
+        let entry = format!("{SUITE}-busybox-{}", ARCHITECTURES.len());
+        let folder = Cache::open()?.entry(&entry, make)?;
         Ok(BaseImage {
             layout: Layout::open(&folder),
         })

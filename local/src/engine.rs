@@ -37,6 +37,8 @@ pub struct EngineOptions {
     pub mirror: Option<SocketAddr>,
     /// Where a Docker Engine keeps images.
     pub images: ImageStore,
+    /// What builds may be granted beyond what the engine allows anyway, in BuildKit's words.
+    pub entitlements: Vec<String>,
 }
 
 /// Where a Docker Engine keeps images.
@@ -56,6 +58,7 @@ impl Default for EngineOptions {
             place: Place::default(),
             mirror: None,
             images: ImageStore::default(),
+            entitlements: Vec::new(),
         }
     }
 }
@@ -129,6 +132,9 @@ impl Engine {
             "cgroup-parent": format!("/{}", names.cgroup()),
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
         });
+        for entitlement in &options.entitlements {
+            settings["builder"]["entitlements"][entitlement.replace('.', "-")] = json!(true);
+        }
         if let Some(mirror) = options.mirror {
             settings["registry-mirrors"] = json!([format!("http://{mirror}")]);
         }
@@ -180,9 +186,9 @@ impl Engine {
         let sockets = home.sockets()?;
         let socket = sockets.join("buildkitd.sock");
         let names = Names::draw()?;
-        let mut settings = String::new();
+        let mut settings = format!("insecure-entitlements = {:?}\n", options.entitlements);
         if let Some(mirror) = options.mirror {
-            settings = format!(
+            settings += &format!(
                 "[registry.\"docker.io\"]\n  mirrors = [\"{mirror}\"]\n[registry.\"{mirror}\"]\n  http = true\n"
             );
         }

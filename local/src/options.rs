@@ -36,6 +36,17 @@ pub struct FarmOptions {
     pub coordinator_flags: Vec<String>,
     /// Further flags of every agent.
     pub agent_flags: Vec<String>,
+    /// What is different about some agents.
+    pub special: BTreeMap<AgentName, Special>,
+}
+
+/// What is different about an agent.
+#[derive(Debug, Clone, Default)]
+pub struct Special {
+    /// The platforms that it stands for, its native one first; empty for its architecture's.
+    pub platforms: Vec<String>,
+    /// What its engine, if it gets one of its own, lets builds be granted beyond what it does anyway: `security.insecure` and the like.
+    pub entitlements: Vec<String>,
 }
 
 impl FarmOptions {
@@ -65,6 +76,7 @@ impl FarmOptions {
             durability: Durability::None,
             coordinator_flags: Vec::new(),
             agent_flags: Vec::new(),
+            special: BTreeMap::new(),
         })
     }
 }

@@ -173,8 +173,18 @@ pub(super) fn agent(
         .arg(&state)
         .args(&options.agent_flags)
         .env("NO_COLOR", "1");
-    if Architecture::native() != Some(name.architecture) {
-        command.args(["--platform", &format!("linux/{}", name.architecture)]);
+    match options
+        .special
+        .get(&name)
+        .map(|special| &special.platforms[..])
+    {
+        Some(platforms) if !platforms.is_empty() => {
+            command.args(["--platform", &platforms.join(",")]);
+        }
+        _ if Architecture::native() == Some(name.architecture) => {}
+        _ => {
+            command.args(["--platform", &format!("linux/{}", name.architecture)]);
+        }
     }
     let part = Launch {
         name: &format!("the agent {text}"),

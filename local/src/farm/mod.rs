@@ -333,12 +333,13 @@ fn engines<'scope, 'env>(
         in_parallel(scope, move || match given {
             Some(address) => Ok(FarmEngine::Given(address.clone())),
             None => {
-                let name = format!("engine-{name}");
+                let special = options.special.get(name).cloned().unwrap_or_default();
                 Engine::start(EngineOptions {
-                    name,
+                    name: format!("engine-{name}"),
                     place: place.clone(),
                     mirror: Some(mirror),
                     images: ImageStore::Containerd,
+                    entitlements: special.entitlements,
                 })
                 .map(FarmEngine::Own)
             }
