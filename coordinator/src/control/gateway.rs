@@ -189,7 +189,8 @@ impl Control {
     }
 }
 
-/// The agent that has planned this build before, else the one where fewest wait for their turn at it, else the least busy one.
+/// The agent that has planned this build before, else one of the oldest engines, so that the others can do what is planned; of those the
+/// one where fewest wait for their turn at it, else the least busy one.
 fn choose(
     fleet: &FleetView,
     platform: &Platform,
@@ -204,6 +205,8 @@ fn choose(
         let share = agent.load.len() * 1000 / usize::try_from(agent.slots.max(1)).unwrap_or(1);
         (
             Some(agent.id) != before,
+            // Engines only ever learn more.
+            agent.caps.len(),
             waiting(agent.id),
             share,
             agent.name.clone(),
@@ -232,7 +235,52 @@ fn set_build_platform(options: &mut HashMap<String, String>, platform: &Platform
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use croft_scheduler::fleet::{Duty, Health, Presence};
+
     use super::*;
+
+    #[test]
+    fn of_engines_of_several_ages_the_oldest_plans_what_all_can_run() {
+        let agent = |number: u128, caps: &[&str]| AgentView {
+            id: AgentId(uuid::Uuid::from_u128(number)),
+            name: format!("amd64-{number}"),
+            native: "linux/amd64".parse().unwrap(),
+            platforms: BTreeSet::from(["linux/amd64".parse().unwrap()]),
+            emulated: BTreeSet::new(),
+            slots: 2,
+            presence: Presence::Connected,
+            health: Health::Healthy,
+            duty: Duty::Active,
+            caps: caps.iter().map(|&cap| cap.to_owned()).collect(),
+            entitlements: BTreeSet::new(),
+            devices: BTreeSet::new(),
+            disk_free: None,
+            cache: BTreeSet::new(),
+            mounts: BTreeSet::new(),
+            projects: BTreeMap::new(),
+            alike: BTreeMap::new(),
+            load: Vec::new(),
+        };
+        let agents = vec![
+            agent(1, &["exec.meta.base", "exec.new"]),
+            agent(2, &["exec.meta.base"]),
+            agent(3, &["exec.meta.base"]),
+        ];
+        let ids: Vec<_> = agents.iter().map(|agent| agent.id).collect();
+        let fleet = FleetView { agents };
+        let amd64 = "linux/amd64".parse().unwrap();
+        let chosen = |before, failed: &[AgentId], waiting: fn(AgentId) -> usize| {
+            choose(&fleet, &amd64, before, failed, waiting)
+        };
+        assert_eq!(chosen(None, &[], |_| 0), Some(ids[1]));
+        let second_is_waited_for = |id: AgentId| usize::from(id.0.as_u128() == 2);
+        assert_eq!(chosen(None, &[], second_is_waited_for), Some(ids[2]));
+        // One that planned this build before has its sources; and a newer one is better than none.
+        assert_eq!(chosen(Some(ids[0]), &[], |_| 0), Some(ids[0]));
+        assert_eq!(chosen(None, &ids[1..], |_| 0), Some(ids[0]));
+    }
 
     #[test]
     fn the_users_own_build_platform_wins() {

@@ -143,9 +143,11 @@ impl Control {
     /// Takes in a build. It gets a row of its own once there is something to do.
     pub fn open(&self, request: Request) -> Result<Arc<Build>> {
         for asked in &request.entitlements {
-            if !self.settings.entitlements.contains(asked) {
+            // A device is granted as `device=vendor.example/gpu=0`.
+            let kind = asked.split('=').next().unwrap_or_default();
+            if !self.settings.entitlements.contains(kind) {
                 return Err(Failure::invalid(format!(
-                    "{asked} is not allowed: the farm's operator can allow it with --allow-entitlement {asked}"
+                    "granting entitlement {asked} is not allowed by this farm's configuration: its operator can allow it by starting croft-coordinator with --allow-entitlement {kind}"
                 )));
             }
         }
