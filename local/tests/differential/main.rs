@@ -17,4 +17,6 @@ mod material;
 mod pair;
 mod random;
 mod settings;
+mod shapes;
 mod tree;
+mod workers;

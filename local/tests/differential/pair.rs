@@ -103,6 +103,11 @@ impl Pair {
         })
     }
 
+    /// buildx with these arguments against the engine.
+    pub fn alone<const N: usize>(&self, arguments: [&str; N]) -> Command {
+        alone(&self.buildx, self.engine.address(), arguments)
+    }
+
     /// Builds it on both sides at once.
     ///
     /// # Errors
@@ -114,8 +119,7 @@ impl Pair {
             let command = self.buildx.command(["--builder", BUILDER]);
             build.complete(command, &farm)
         };
-        let alone = alone(&self.buildx, self.engine.address(), [""; 0]);
-        let alone = build.complete(alone, &plain);
+        let alone = build.complete(self.alone([""; 0]), &plain);
         let (one, two) = thread::scope(|scope| {
             let one = scope.spawn(|| process::run(through_farm));
             let two = process::run(alone);
@@ -138,9 +142,13 @@ impl Pair {
 
     fn failed_alike(&self, one: &Finished, two: &Finished) -> Result<Agreed, String> {
         let [farm, plain] = [one, two].map(|finished| normal(finished, self.farm));
-        let said = [&farm, &plain].map(|text| words(text));
-        if said[0] == said[1] && one.status.code() == two.status.code() {
-            return Ok(Agreed::Failed(said[0].to_owned()));
+        let ([excerpt, error], [plain_excerpt, plain_error]) = (words(&farm), words(&plain));
+        // An engine sometimes leaves the excerpt out when several platforms fail by the same step.
+        let is_same = error == plain_error
+            && (plain_excerpt.is_empty() || excerpt == plain_excerpt)
+            && one.status.code() == two.status.code();
+        if is_same {
+            return Ok(Agreed::Failed(format!("{excerpt}{error}")));
         }
         Err(format!(
             "they failed with different words\nfarm ({}):\n{farm}\none engine ({}):\n{plain}",
@@ -149,13 +157,17 @@ impl Pair {
     }
 }
 
-/// The excerpt of the Dockerfile and the error. What is above, a step's last words, is of the platform that happened to fail first.
-fn words(text: &str) -> &str {
+/// The excerpt of the Dockerfile, if there is one, and the error. What is above, a step's last words, is of the platform that happened
+/// to fail first.
+fn words(text: &str) -> [&str; 2] {
     let ending = ending(text);
-    let excerpt = ending.find("\n--------------------\n");
-    let start = excerpt.or_else(|| ending.find("\nERROR: ")).unwrap_or(0);
-    let line = ending[..start].rfind('\n').map_or(0, |at| at + 1);
-    &ending[line..]
+    let error = ending.rfind("ERROR: ").unwrap_or(0);
+    let (above, error) = ending.split_at(error);
+    let rule = above.find("--------------------\n").unwrap_or(0);
+    // The line above says where in the Dockerfile.
+    let start = above[..rule].trim_end().rfind('\n').map_or(0, |at| at + 1);
+    let excerpt = if rule == 0 { "" } else { &above[start..] };
+    [excerpt, error]
 }
 
 fn told(differences: &[String]) -> Result<(), String> {
@@ -198,10 +210,11 @@ impl Build<'_> {
 
 #[test]
 fn of_a_failure_the_excerpt_and_the_error_are_compared() {
-    let text = "#1 x\n------\n > [linux/amd64 2/2] RUN x:\nT said\n------\nDockerfile:2\n--------------------\n 2 | >>> RUN x\n--------------------\nERROR: it failed\n";
-    assert_eq!(
-        words(text),
-        "Dockerfile:2\n--------------------\n 2 | >>> RUN x\n--------------------\nERROR: it failed\n"
-    );
-    assert_eq!(words("#1 x\nERROR: it failed\n"), "ERROR: it failed\n");
+    let excerpt = "Dockerfile:2\n--------------------\n 2 | >>> RUN x\n--------------------\n";
+    let step = "#1 x\n------\n > [linux/amd64 2/2] RUN x:\nT said\n------\n";
+    let error = "ERROR: it failed\n";
+    assert_eq!(words(&format!("{step}{excerpt}{error}")), [excerpt, error]);
+    assert_eq!(words(&format!("{step}{error}")), ["", error]);
+    assert_eq!(words(&format!("#1 x\n{excerpt}{error}")), [excerpt, error]);
+    assert_eq!(words(&format!("#1 x\n{error}")), ["", error]);
 }

@@ -3,11 +3,7 @@
 use std::{
     env,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -17,6 +13,7 @@ use crate::{
     generate::{Case, Surroundings},
     material,
     pair::{Agreed, Build, Pair, Request},
+    workers::each,
 };
 
 /// How many there are unless the environment says otherwise.
@@ -49,21 +46,8 @@ fn random_dockerfiles_give_the_same_image_as_on_one_engine() {
             false,
         ),
     };
-    let next = AtomicU64::new(seeds.start);
     let outcomes = Mutex::new(Outcomes::default());
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if !seeds.contains(&seed) {
-                        break;
-                    }
-                    one(seed, shows, &outcomes);
-                }
-            });
-        }
-    });
+    each(seeds.clone(), AT_ONCE, |seed| one(seed, shows, &outcomes));
     let outcomes = outcomes.into_inner().expect("no panic while it is held");
     let cases = seeds.end - seeds.start;
     println!(
