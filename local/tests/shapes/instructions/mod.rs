@@ -4,8 +4,11 @@
 
 mod adds;
 mod caches;
+mod config;
+mod contexts;
 mod copies;
 mod mounts;
+mod warnings;
 
 use crate::support::{Buildx, Built, Context, Image, PLATFORMS, Repository, farm};
 

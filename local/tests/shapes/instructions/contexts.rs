@@ -1,0 +1,154 @@
+//! What a build is told from outside: arguments, its target, named contexts, what to leave out, and which caches not to use.
+
+use std::fs;
+
+use super::published;
+use crate::support::{
+    Buildx, Context, PLATFORMS, Repository, engine::alone, engine::runs, farm, machine, process,
+};
+
+const NAMED: &str = "\
+ARG BASE=broken
+FROM --platform=$BUILDPLATFORM busybox AS builder
+COPY --from=folder /file /file
+RUN --mount=type=bind,from=folder,target=/folder : shared-$NONCE && cat /folder/file /file > /twice
+FROM image AS wanted
+ARG WORD=default
+ARG UNSET
+RUN : target-$NONCE && uname -m > /machine && echo $WORD${UNSET-unset} > /word
+COPY --from=builder /twice /
+COPY --from=layout /own /layout
+COPY kept /kept/
+FROM wanted AS unwanted
+RUN false
+";
+
+#[test]
+fn named_contexts_are_folders_images_and_layouts_for_every_platform() {
+    let farm = farm();
+    let buildx = Buildx::of(farm);
+    let folder = Context::new("").file("file", "folder");
+    let tag = image(&buildx);
+    let layout = layout(&buildx);
+    let context = Context::new(NAMED)
+        .file(
+            ".dockerignore",
+            "*\n!kept\nkept/**/*.log\n!kept/sub/this.log\n",
+        )
+        .file("dropped", "x")
+        .file("kept/sub/that.log", "x")
+        .file("kept/sub/this.log", "this");
+    let arguments = [
+        format!("--build-context=folder={}", folder.path().display()),
+        format!("--build-context=image=docker-image://{tag}"),
+        format!(
+            "--build-context=layout=oci-layout://{}",
+            layout.path().display()
+        ),
+        "--build-arg=WORD=given-".to_owned(),
+        "--target=wanted".to_owned(),
+    ];
+    let arguments = arguments.each_ref().map(String::as_str);
+
+    let (built, images) = published(&buildx, "named", &context, &arguments);
+
+    for (platform, image) in PLATFORMS.iter().zip(&images) {
+        assert_eq!(image.file("/machine"), machine(platform));
+        assert_eq!(image.file("/base"), machine(platform));
+        assert_eq!(image.file("/layout"), machine(platform));
+        assert_eq!(image.file("/twice"), "folderfolder");
+        assert_eq!(image.file("/word"), "given-unset");
+        assert_eq!(image.file("/kept/sub/this.log"), "this");
+        for dropped in ["dropped", "kept/dropped", "kept/sub/that.log"] {
+            assert!(!image.has(dropped), "{dropped}");
+        }
+        let env = image.config["config"]["Env"].to_string();
+        assert!(env.contains("FROM_IMAGE=yes"), "{env}");
+    }
+    let shared = runs(farm, &format!("shared-{}", context.nonce));
+    let plan = built.plan();
+    assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
+    assert_eq!(runs(farm, &format!("target-{}", context.nonce)).len(), 4);
+}
+
+/// The tag of an image of all platforms in the farm's registry.
+fn image(buildx: &Buildx) -> String {
+    let context =
+        Context::new("FROM busybox\nENV FROM_IMAGE=yes\nRUN : $NONCE && uname -m > /base\n");
+    let repository = Repository::of(farm().registry(), "shapes/instructions/image");
+    let tag = repository.tag(&context.nonce);
+    let build = buildx.build(&context).platforms(&PLATFORMS).push(&tag);
+    build.run().succeeded();
+    tag
+}
+
+/// An OCI layout with an image for all platforms. One engine makes it by itself, without emulation: nothing runs.
+fn layout(buildx: &Buildx) -> tempfile::TempDir {
+    let mut context = Context::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /own\n");
+    for platform in PLATFORMS {
+        let architecture = platform.trim_start_matches("linux/");
+        context = context.file(architecture, machine(platform));
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tar = folder.path().join("layout.tar");
+    let layout = tempfile::tempdir().expect("a temporary folder");
+    let output = format!("--output=type=oci,dest={}", tar.display());
+    let platforms = format!("--platform={}", PLATFORMS.join(","));
+    let mut build = alone(
+        buildx,
+        farm().agents()[0].engine(),
+        ["build", "--provenance=false", &platforms, &output],
+    );
+    build.arg(context.path());
+    process::run(build).succeeded();
+    let mut unpack = std::process::Command::new("tar");
+    unpack.arg("-xf").arg(&tar).arg("-C").arg(layout.path());
+    process::run(unpack).succeeded();
+    assert!(fs::exists(layout.path().join("oci-layout")).expect("readable"));
+    layout
+}
+
+const TWO_STAGES: &str = "\
+FROM --platform=$BUILDPLATFORM busybox AS early
+RUN : early-$NONCE && head -c 32 /dev/urandom | sha256sum > /early
+FROM --platform=$BUILDPLATFORM busybox AS late
+RUN : late-$NONCE && head -c 32 /dev/urandom | sha256sum > /late
+FROM busybox
+RUN : target-$NONCE && head -c 32 /dev/urandom | sha256sum > /target
+COPY --from=early /early /
+COPY --from=late /late /
+";
+
+#[test]
+fn what_may_come_from_a_cache_is_what_the_user_says() {
+    let buildx = Buildx::of(farm());
+    let context = Context::new(TWO_STAGES);
+    let build = |arguments: &[&str]| {
+        let (_, images) = published(&buildx, "cached", &context, arguments);
+        let shared = |path: &str| {
+            let found = images.each_ref().map(|image| image.file(path));
+            assert!(found.iter().all(|one| *one == found[0]), "{found:?}");
+            found[0].clone()
+        };
+        let own = images.each_ref().map(|image| image.file("/target"));
+        (shared("/early"), shared("/late"), own)
+    };
+    let first = build(&[]);
+    assert_eq!(build(&[]), first);
+
+    let filtered = build(&["--no-cache-filter=late"]);
+    assert_eq!((&filtered.0, &filtered.2), (&first.0, &first.2));
+    assert_ne!(filtered.1, first.1);
+
+    let all = build(&["--no-cache"]);
+    assert_ne!(all.0, first.0);
+    assert!(all.1 != first.1 && all.1 != filtered.1);
+    for (one, other) in all.2.iter().zip(&first.2) {
+        assert_ne!(one, other);
+    }
+    let ran = |step: &str| -> usize {
+        let ran = runs(farm(), &format!("{step}-{}", context.nonce));
+        ran.iter().map(|(_, times)| times).sum()
+    };
+    assert_eq!((ran("early"), ran("late"), ran("target")), (2, 3, 8));
+}
