@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsStr, fmt, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use croft_local::{Durability, Farm, FarmOptions, GoImage};
 use serde::Serialize;
 
@@ -131,9 +131,9 @@ impl Bench {
         side: Side,
         arguments: impl IntoIterator<Item: AsRef<OsStr>>,
     ) -> Result<Usage> {
-        let build = || anyhow::Ok(self.start_build(side, arguments)?.finish().succeeded());
+        let build = || end(self.start_build(side, arguments)?);
         let (built, usage) = self.meter.measure(build)?;
-        built.map(|_| usage)
+        built.map(|()| usage)
     }
 
     /// A repository of the users' registry that no other side pushes to.
@@ -169,4 +169,11 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// Waits for a build's end, which must be a good one.
+pub fn end(build: Running) -> Result<()> {
+    let finished = build.finish();
+    ensure!(finished.status.success(), "{}", finished.report());
+    Ok(())
 }

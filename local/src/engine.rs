@@ -247,9 +247,10 @@ struct Names {
 impl Names {
     fn draw() -> Result<Names> {
         let id = random_hex(4)?;
-        // 198.18.0.0/15 is for tests between networks; one /28 of it for each engine.
-        let random = u32::from_str_radix(&id, 16).unwrap_or_default() % (1 << 13);
-        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + random * 16);
+        // 198.18.0.0/15 is for tests between networks; one /26 of it for each engine, and so 61
+        // commands at once.
+        let random = u32::from_str_radix(&id, 16).unwrap_or_default() % (1 << 11);
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + random * 64);
         Ok(Names { id, address })
     }
 

@@ -1,7 +1,7 @@
 # The guard's functions for an engine. It finds these set: bridge, address, cgroup.
 
 before() {
-    ip link add "$bridge" type bridge && ip address add "$address/28" dev "$bridge" && ip link set "$bridge" up
+    ip link add "$bridge" type bridge && ip address add "$address/26" dev "$bridge" && ip link set "$bridge" up
 }
 
 # Namespaces end with their first process; `unshare`, which is the part, waits until they have. It may not have come that far yet.

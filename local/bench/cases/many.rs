@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{Row, cpu, memory, row};
 use crate::{
     outcome::{Mark, Unit},
-    sides::{Bench, Side},
+    sides::{Bench, Side, end},
     support::Context,
 };
 
@@ -26,10 +26,7 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
                 bench.start_build(side, ["--push", "--tag", &tag, &path])
             });
             let running: Vec<_> = running.collect();
-            running.into_iter().try_for_each(|one| {
-                one?.finish().succeeded();
-                anyhow::Ok(())
-            })
+            running.into_iter().try_for_each(|one| end(one?))
         })?;
         ended?;
         Ok(usage)
