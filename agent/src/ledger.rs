@@ -18,6 +18,10 @@ use crate::{
     work::Offer,
 };
 
+/// How many attempts are taken for each slot. The coordinator counts the slots: it may give more stages than there are, ahead of what they
+/// take from others that run here, but no more than that.
+const AHEAD_FACTOR: usize = 2;
+
 /// Why an attempt has to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopReason {
@@ -142,13 +146,8 @@ impl Ledger {
         if inner.attempts.contains_key(&offer.attempt) {
             return Err(Refusal::Known);
         }
-        if inner
-            .attempts
-            .values()
-            .filter(|entry| !entry.finished)
-            .count()
-            >= self.slots
-        {
+        let running = inner.attempts.values().filter(|entry| !entry.finished);
+        if running.count() >= self.slots.saturating_mul(AHEAD_FACTOR) {
             return Err(Refusal::NoSlot);
         }
         let stop = Stop::default();
@@ -375,6 +374,9 @@ mod tests {
         let now = Instant::now();
         ledger.accept(&offer("a"), now).expect("a free slot");
         assert_eq!(ledger.accept(&offer("a"), now).err(), Some(Refusal::Known));
+        ledger
+            .accept(&offer("ahead"), now)
+            .expect("room for what goes ahead");
         assert_eq!(ledger.accept(&offer("b"), now).err(), Some(Refusal::NoSlot));
         ledger.finish(&id("a"), done());
         ledger.accept(&offer("b"), now).expect("a free slot");

@@ -24,6 +24,9 @@ impl fmt::Display for StageKey {
     }
 }
 
+/// How many attempts an agent has at most for each of its slots, those counted that were given to it ahead of what they take.
+pub const AHEAD_FACTOR: u32 = 2;
+
 /// Every agent that the farm knows, away ones too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetView {
@@ -102,6 +105,15 @@ pub struct AgentView {
     pub load: Vec<Load>,
 }
 
+/// Whether an attempt has all that it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// It has, and takes a slot.
+    Complete,
+    /// It was offered ahead of it, to the agent that makes the rest: until that is there it waits within the engine and takes no slot.
+    Ahead,
+}
+
 /// An attempt that lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
@@ -109,6 +121,8 @@ pub struct Load {
     pub key: StageKey,
     /// Whose share of the farm it takes.
     pub project: Project,
+    /// Whether it takes a slot.
+    pub start: Start,
     /// When it was offered.
     pub since: Timestamp,
     /// How long it should take from then on, if that is known.
@@ -118,8 +132,20 @@ pub struct Load {
 impl AgentView {
     /// Slots that are free: never negative, though an agent may come back with fewer slots than it runs attempts.
     pub fn free_slots(&self) -> u32 {
-        self.slots
-            .saturating_sub(u32::try_from(self.load.len()).unwrap_or(u32::MAX))
+        self.slots.saturating_sub(self.running(Start::Complete))
+    }
+
+    /// How many of its attempts began so.
+    pub fn running(&self, start: Start) -> u32 {
+        let load = self.load.iter().filter(|load| load.start == start);
+        u32::try_from(load.count()).unwrap_or(u32::MAX)
+    }
+
+    /// How many stages more it may be given ahead of what they take. It never has more than twice as many attempts as slots, so that no
+    /// more than that can run at once when much becomes ready together.
+    pub fn free_ahead(&self) -> u32 {
+        let load = u32::try_from(self.load.len()).unwrap_or(u32::MAX);
+        self.slots.saturating_mul(AHEAD_FACTOR).saturating_sub(load)
     }
 
     /// Whether it could be given work now if it had a free slot.

@@ -5,9 +5,9 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use croft_planner::{EdgeId, Requirements, StageId};
-use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Lack, Presence, StageKey};
+use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Lack, Presence, StageKey, Start};
 use croft_scheduler::place::{
-    Because, Decision, ExportedInput, Input, Policy, ReadyStage, Refusal, place,
+    Because, Decision, ExportedInput, Input, Policy, ReadyStage, Refusal, Supply, place,
 };
 use croft_scheduler::{AgentId, Timestamp};
 use proptest::collection::{btree_set, vec};
@@ -34,7 +34,7 @@ prop_compose! {
         also in option::weighted(0.2, select(&PLATFORMS[..])),
         emulated in btree_set(select(&PLATFORMS[..]), 0..2),
         slots in 0u32..4,
-        loads in vec((0u64..100, option::of(0u64..100), select(&PROJECTS[..])), 0..4),
+        loads in vec((0u64..100, option::of(0u64..100), select(&PROJECTS[..]), prop::bool::weighted(0.2)), 0..4),
         away in prop::bool::weighted(0.15),
         unhealthy in prop::bool::weighted(0.1),
         draining in prop::bool::weighted(0.1),
@@ -49,8 +49,9 @@ prop_compose! {
         view.platforms.extend(also.map(platform));
         view.emulated = emulated.into_iter().map(platform).collect();
         view.slots = slots;
-        view.load = loads.into_iter().map(|(began, takes, name)| {
+        view.load = loads.into_iter().map(|(began, takes, name, ahead)| {
             let mut one = load(began, 0);
+            one.start = if ahead { Start::Ahead } else { Start::Complete };
             one.project = project(name);
             one.expected = takes.map(seconds);
             one
@@ -72,6 +73,7 @@ prop_compose! {
 #[derive(Debug, Clone)]
 struct AnyInput {
     holder: Option<Index>,
+    coming: bool,
     exported: Option<(u64, Vec<Index>)>,
 }
 
@@ -86,9 +88,10 @@ struct AnyStage {
 prop_compose! {
     fn any_input()(
         holder in option::weighted(0.8, any::<Index>()),
+        coming in prop::bool::weighted(0.2),
         exported in option::of((0u64..1 << 30, vec(any::<Index>(), 0..2))),
     ) -> AnyInput {
-        AnyInput { holder, exported }
+        AnyInput { holder, coming, exported }
     }
 }
 
@@ -130,16 +133,22 @@ fn any_case() -> impl Strategy<Value = (FleetView, Vec<ReadyStage>)> {
         }
         let ids: Vec<AgentId> = agents.iter().map(|agent| agent.id).collect();
         let of = |index: &Index| *index.get(&ids);
-        let input = |(edge, input): (u32, &AnyInput)| Input {
-            edge: EdgeId(edge),
-            held_on: input.holder.as_ref().map(of),
-            exported: input
-                .exported
-                .as_ref()
-                .map(|(bytes, pulled)| ExportedInput {
+        let input = |(edge, input): (u32, &AnyInput)| {
+            // What is being made is made somewhere, and is no image yet.
+            let coming = input.coming && input.holder.is_some();
+            let exported = input.exported.as_ref().filter(|_| !coming);
+            Input {
+                edge: EdgeId(edge),
+                held_on: input.holder.as_ref().map(of),
+                supply: match coming {
+                    true => Supply::Coming(StageId(100 + edge)),
+                    false => Supply::There,
+                },
+                exported: exported.map(|(bytes, pulled)| ExportedInput {
                     bytes: *bytes,
                     pulled_by: pulled.iter().map(of).collect(),
                 }),
+            }
         };
         let stages = (0..).zip(stages).map(|(number, any)| {
             let mut stage = any.stage;
@@ -153,46 +162,12 @@ fn any_case() -> impl Strategy<Value = (FleetView, Vec<ReadyStage>)> {
     })
 }
 
-/// Whether an agent could run a stage if it had a free slot: the rules once more, said differently.
-fn could(fleet: &FleetView, agent: &AgentView, stage: &ReadyStage) -> bool {
-    let runs = stage
-        .platforms
-        .iter()
-        .all(|p| agent.platforms.contains(p) || agent.emulated.contains(p));
-    let required = &stage.requirements;
-    let able = agent.slots > 0
-        && required.caps.is_subset(&agent.caps)
-        && required.entitlements.is_subset(&agent.entitlements)
-        && required.devices.is_subset(&agent.devices);
-    let there = (agent.presence, agent.health, agent.duty)
-        == (Presence::Connected, Health::Healthy, Duty::Active);
-    let room = agent
-        .disk_free
-        .is_none_or(|free| free >= Policy::default().least_disk);
-    let connected = |id| {
-        fleet
-            .agents
-            .iter()
-            .any(|a| a.id == id && a.presence == Presence::Connected)
-    };
-    let inputs = stage.inputs.iter().all(|input| {
-        let pulled = input
-            .exported
-            .as_ref()
-            .map(|exported| exported.pulled_by.contains(&agent.id));
-        pulled.is_some()
-            || input
-                .held_on
-                .is_some_and(|holder| holder == agent.id || connected(holder))
-    });
-    runs && able && there && room && inputs
-}
-
 fn is_native(agent: &AgentView, stage: &ReadyStage) -> bool {
     stage.platforms.is_subset(&agent.platforms)
 }
 
-/// Goes through the decisions in their order and calls `judge` with the slots that were free before each.
+/// Goes through the decisions in their order and calls `judge` with the slots that were free before each: for a stage that goes ahead of
+/// its inputs those that such stages may take.
 fn replay(
     fleet: &FleetView,
     stages: &[ReadyStage],
@@ -201,21 +176,26 @@ fn replay(
     let decisions = place(fleet, stages, &Policy::default(), NOW);
     let by_key: BTreeMap<StageKey, &ReadyStage> =
         stages.iter().map(|stage| (stage.key, stage)).collect();
-    let mut free: BTreeMap<AgentId, u32> = fleet
-        .agents
-        .iter()
-        .map(|agent| (agent.id, agent.free_slots()))
-        .collect();
+    let slots = |free: fn(&AgentView) -> u32| -> BTreeMap<AgentId, u32> {
+        let agents = fleet.agents.iter();
+        agents.map(|agent| (agent.id, free(agent))).collect()
+    };
+    let mut free = slots(AgentView::free_slots);
+    let mut free_ahead = slots(AgentView::free_ahead);
     for (number, decision) in decisions.iter().enumerate() {
-        judge(
-            by_key[&decision.key()],
-            decision,
-            &free,
-            &decisions[..number],
-        );
+        let stage = by_key[&decision.key()];
+        let usable = match stage.is_ahead() {
+            true => &free_ahead,
+            false => &free,
+        };
+        judge(stage, decision, usable, &decisions[..number]);
         if let Decision::Placed { agent, .. } = decision {
-            let slots = free.get_mut(agent).unwrap();
-            *slots = slots.checked_sub(1).expect("a slot was given away twice");
+            let all = free_ahead.get_mut(agent).unwrap();
+            *all = all.saturating_sub(1);
+            if !stage.is_ahead() {
+                let slots = free.get_mut(agent).unwrap();
+                *slots = slots.checked_sub(1).expect("a slot was given away twice");
+            }
         }
     }
     assert_eq!(
@@ -254,6 +234,40 @@ proptest! {
             for edge in exports {
                 let input = stage.inputs.iter().find(|input| input.edge == *edge).unwrap();
                 assert!(input.exported.is_none() && input.held_on.is_some_and(|holder| holder != *agent));
+                assert_eq!(input.supply, Supply::There, "nobody can export what is not made yet");
+            }
+        });
+    }
+
+    #[test]
+    fn what_goes_ahead_goes_where_all_that_is_missing_is_made_and_where_it_would_go_anyhow((fleet, stages) in any_case()) {
+        replay(&fleet, &stages, |stage, decision, _, _| {
+            if !stage.is_ahead() {
+                return;
+            }
+            let makers: std::collections::BTreeSet<_> = stage
+                .inputs
+                .iter()
+                .filter(|input| input.supply != Supply::There)
+                .map(|input| input.held_on.unwrap())
+                .collect();
+            match decision {
+                Decision::Placed { agent, reason, .. } => {
+                    assert_eq!(makers.into_iter().collect::<Vec<_>>(), [*agent]);
+                    assert_eq!(reason.why, croft_scheduler::place::Why::Ahead);
+                }
+                Decision::Held { why, .. } => {
+                    assert_eq!(*why, Refusal::Inputs);
+                    // Alone in an idle farm that has nothing but the maker it is refused by nobody but the maker's own limits.
+                    let [maker] = makers.into_iter().collect::<Vec<_>>()[..] else { return };
+                    let mut only = fleet.clone();
+                    only.agents.retain(|agent| agent.id == maker);
+                    let mut alone = stage.clone();
+                    alone.inputs.retain(|input| input.supply != Supply::There);
+                    let may = could(&only, &only.agents[0], &alone) && stage.not_before <= NOW && only.agents[0].free_ahead() > 0;
+                    let placed = place(&only, &[alone], &Policy::default(), NOW);
+                    assert_eq!(matches!(placed[0], Decision::Placed { .. }), may);
+                }
             }
         });
     }
@@ -266,6 +280,7 @@ proptest! {
             let with_slot: Vec<&&AgentView> = fit.iter().filter(|agent| free[&agent.id] > 0).collect();
             match why {
                 Refusal::Pause => assert!(stage.not_before > NOW),
+                Refusal::Inputs => assert!(stage.is_ahead()),
                 Refusal::Nobody { agents, unservable } => {
                     assert!(fit.is_empty());
                     // Whoever runs its platforms and is of no use all the same is named, with all that it lacks and nothing else.
@@ -354,6 +369,7 @@ proptest! {
                 Decision::Held { why: Refusal::WorthWaiting { agent, because }, .. } => {
                     assert_eq!((agent, because), (name, &Because::Together));
                 }
+                Decision::Held { why: Refusal::Inputs, .. } => assert!(stage.is_ahead()),
                 Decision::Held { why, .. } => assert_eq!(*why, Refusal::Pause),
             }
         });
@@ -411,7 +427,8 @@ proptest! {
                     && is_native(agent, &alone)
                     && !alone.failed_on.contains_key(&agent.id)
             });
-            if free {
+            // One that goes ahead of its inputs waits for these, not for an agent.
+            if free && !alone.is_ahead() {
                 prop_assert!(matches!(decision, Decision::Placed { .. }), "{:?}", decision);
             }
         }

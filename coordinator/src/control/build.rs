@@ -8,7 +8,7 @@ use bollard_buildkit_proto::pb;
 use croft_buildkit::session::auth;
 use croft_planner::{Bound, EdgeId, Output, Plan, StageId};
 use croft_proto::v1 as wire;
-use croft_scheduler::{AgentId, BuildId};
+use croft_scheduler::{AgentId, AttemptId, BuildId};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -115,6 +115,8 @@ struct Live {
     waiting: HashMap<StageId, Waiting>,
     /// Exports under way, by edge.
     exporting: BTreeSet<EdgeId>,
+    /// What each attempt runs that was offered since the coordinator knows of the build.
+    attempts: HashMap<AttemptId, StageId>,
     children: Vec<Arc<Build>>,
 }
 
@@ -159,6 +161,15 @@ impl Planned {
     /// Remembers the definition with which an agent makes an output.
     pub fn bind(&self, output: Output, agent: AgentId, bound: Arc<Bound>) {
         self.lock().insert((output, agent), bound);
+    }
+
+    /// Whether stages may go ahead of an output to the agent that is making it. Not if its cache is to be ignored: what takes a result
+    /// doesn't say so once more, as that would empty cache mounts, and an engine that heard of it first would make it twice.
+    pub fn may_go_ahead_of(&self, output: Output, agent: AgentId) -> bool {
+        self.bound(output, agent).is_some_and(|bound| {
+            let mut marks = bound.definition.metadata.values();
+            !marks.any(|op| op.ignore_cache)
+        })
     }
 
     /// The definition with which an agent made an output.
@@ -390,6 +401,25 @@ impl Build {
     /// Notes that an agent is going to hold a keeper for it.
     pub(super) fn joins(&self, agent: AgentId) {
         self.lock().agents.insert(agent);
+    }
+
+    /// Notes what an attempt runs.
+    pub(super) fn offered(&self, attempt: AttemptId, stage: StageId) {
+        self.lock().attempts.insert(attempt, stage);
+    }
+
+    /// Whether one of these vertices of an agent's engine belongs to what an attempt of this build takes from others on that agent.
+    pub(super) fn takes(&self, attempt: AttemptId, agent: AgentId, vertices: &[String]) -> bool {
+        let stage = self.lock().attempts.get(&attempt).copied();
+        let inputs = self.planned().zip(stage).and_then(|(planned, stage)| {
+            let inputs = planned.plan.stage(stage)?.inputs.iter();
+            Some(inputs.filter_map(move |edge| planned.bound(Output::Edge(*edge), agent)))
+        });
+        let mut held = inputs.into_iter().flatten();
+        held.any(|bound| {
+            let mut ops = bound.planned.keys();
+            ops.any(|op| vertices.iter().any(|vertex| op.as_str() == vertex))
+        })
     }
 
     /// The agents that hold a keeper for it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use croft_planner::{Binding, Bound, CutEdge, EdgeId, Output, PlannedTarget, Stage};
 use croft_proto::v1 as wire;
-use croft_scheduler::place::{Decision, Reason, Refusal, place};
+use croft_scheduler::place::{Decision, ReadyStage, Reason, Refusal, Supply, place};
 use croft_scheduler::{AgentId, AttemptId, FailureKind, FleetView, StageKey};
 use prost::Message as _;
 use wire::answer::Answer;
@@ -20,9 +20,7 @@ use super::events::{exported_digest, output_name};
 use super::failure::{Failure, Result};
 use super::image::Outputs;
 use super::stages::Compression;
-use crate::store::{
-    self, Epoch, Exported, Hold, NewAttempt, OutputRow, OutputState, Snapshot, Wake, Wants,
-};
+use crate::store::{self, Epoch, Exported, Hold, NewAttempt, OutputState, Snapshot, Wake, Wants};
 
 /// How often the loop looks though nobody woke it: pauses end, and a wake may be missed.
 const POLL: Duration = Duration::from_secs(1);
@@ -64,12 +62,16 @@ pub(super) async fn listen(control: Arc<Control>) {
 }
 
 async fn pass(control: &Arc<Control>) -> Result<()> {
-    let snapshot = control.store.snapshot(BATCH).await?;
+    let mut snapshot = control.store.snapshot(BATCH).await?;
+    snapshot
+        .ready
+        .retain(|stage| !stage.is_ahead() || may_go_ahead(control, stage));
     if snapshot.ready.is_empty() {
         return Ok(());
     }
     let policy = &control.settings.policy;
     let mut holds = Vec::new();
+    let mut feeding = false;
     for decision in place(&snapshot.fleet, &snapshot.ready, policy, snapshot.now) {
         let key = decision.key();
         let Some(build) = control.build(key.build) else {
@@ -97,8 +99,14 @@ async fn pass(control: &Arc<Control>) -> Result<()> {
                     stage,
                     agent,
                 };
-                offer.make(control, &snapshot.fleet, &reason).await?;
+                offer.make(control, &snapshot, &reason).await?;
+                feeding |= !stage.outputs.is_empty();
             }
+            // It waits for other stages still, and nobody needs to know more.
+            Decision::Held {
+                why: Refusal::Inputs,
+                ..
+            } => {}
             Decision::Held { why, .. } => {
                 holds.push(hold(control, &build, stage, key, &why).await?)
             }
@@ -107,7 +115,29 @@ async fn pass(control: &Arc<Control>) -> Result<()> {
     if !holds.is_empty() {
         control.store.stage_hold(&holds).await?;
     }
+    if feeding {
+        // What takes the results of these may go to their agents at once.
+        control.wake();
+    }
     Ok(())
+}
+
+/// Whether a stage that waits for results may go to the agent that is making them: what it is to solve there is known then.
+fn may_go_ahead(control: &Control, stage: &ReadyStage) -> bool {
+    let build = control.build(stage.key.build);
+    let Some(planned) = build.as_ref().and_then(|build| build.planned()) else {
+        return false;
+    };
+    let mut coming = stage
+        .inputs
+        .iter()
+        .filter(|input| input.supply != Supply::There);
+    coming.all(|input| {
+        let output = Output::Edge(input.edge);
+        input
+            .held_on
+            .is_some_and(|agent| planned.may_go_ahead_of(output, agent))
+    })
 }
 
 /// Writes down and tells why a stage waits; ends its build where it waits in vain.
@@ -159,15 +189,11 @@ struct Offering<'a> {
 
 impl Offering<'_> {
     /// Commits the placement, then sends the offer.
-    async fn make(&self, control: &Control, fleet: &FleetView, reason: &Reason) -> Result<()> {
+    async fn make(&self, control: &Control, snapshot: &Snapshot, reason: &Reason) -> Result<()> {
         let Some(epoch) = control.fleet.epoch(self.agent) else {
             return Ok(());
         };
-        let rows = match self.stage.inputs.is_empty() {
-            true => Vec::new(),
-            false => control.store.output_list(self.key.build).await?,
-        };
-        let Some(bindings) = self.bindings(control, &rows) else {
+        let Some(bindings) = self.bindings(control, snapshot) else {
             // An input moved between the snapshot and now: the next round sees where it is.
             control.wake();
             return Ok(());
@@ -207,7 +233,7 @@ impl Offering<'_> {
             attempt: attempt.id,
             token: offered.token,
         };
-        let outputs = match self.outputs(control, fleet, &bindings) {
+        let outputs = match self.outputs(control, &snapshot.fleet, &bindings) {
             Ok(outputs) => outputs,
             Err(failure) => {
                 // Planned and bound by the same hands: another try would fail the same way.
@@ -222,6 +248,7 @@ impl Offering<'_> {
             reason = attempt.reason, "a stage is placed"
         );
         self.build.joins(self.agent);
+        self.build.offered(attempt.id, self.key.stage);
         let offer = wire::Offer {
             attempt: attempt.id.to_string(),
             token: offered.token.0,
@@ -238,14 +265,19 @@ impl Offering<'_> {
         Ok(())
     }
 
-    /// What stands for each input: the agent's own result where its keeper holds it, else the image. `None` if one is at neither place.
-    fn bindings(&self, control: &Control, rows: &[OutputRow]) -> Option<BTreeMap<EdgeId, Binding>> {
+    /// What stands for each input: the agent's own result where its keeper holds it or is about to, else the image. `None` if one is at
+    /// neither place.
+    fn bindings(
+        &self,
+        control: &Control,
+        snapshot: &Snapshot,
+    ) -> Option<BTreeMap<EdgeId, Binding>> {
         let bind = |edge: EdgeId| {
             let cut = self.planned.plan.edge(edge)?;
-            let row = rows.iter().find(|row| row.output == Output::Edge(edge))?;
+            let place = snapshot.places.get(&(self.key.build, edge))?;
             let held = self.planned.bound(Output::Edge(edge), self.agent);
-            let binding = match (held, &row.digest) {
-                (Some(bound), _) if row.agent == Some(self.agent) => Binding::Held(bound),
+            let binding = match (held, &place.digest) {
+                (Some(bound), _) if place.agent == Some(self.agent) => Binding::Held(bound),
                 (_, Some(digest)) => Binding::Image {
                     reference: control.stages.image(digest),
                     platform: cut.platform.clone(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
+use croft_buildkit::errors;
 use croft_planner::{EdgeId, Output, TargetId};
 use croft_proto::v1 as wire;
 use croft_scheduler::fleet::Health;
@@ -245,6 +246,9 @@ impl Control {
                 self.store.attempt_succeed(from.agent, held, &done).await
             }
             Some(wire::finished::Result::Failure(failure)) => {
+                if self.yields(from, held, &failure).await? {
+                    return Ok(());
+                }
                 let failure = Failure::of_agent(&from.name, &failure);
                 let kind = match failure.kind {
                     Kind::Build => FailureKind::Build,
@@ -259,6 +263,34 @@ impl Control {
             self.after(end, None).await;
         }
         Ok(())
+    }
+
+    /// Lets an attempt that went ahead of its inputs give way if it failed over what makes one of them: the attempt that is at that on the
+    /// same agent fails over it too, and what it says counts.
+    async fn yields(&self, from: &Linked, held: Held, failure: &wire::Failure) -> Result<bool> {
+        let Ok(status) = errors::decode(&failure.status) else {
+            return Ok(false);
+        };
+        let failed = errors::failed_vertices(&status);
+        let taken = |build: &Arc<Build>| build.takes(held.attempt, from.agent, &failed);
+        if !self.builds().values().any(taken) {
+            return Ok(false);
+        }
+        match self
+            .store
+            .attempt_yield(from.agent, held, &failure.message)
+            .await
+        {
+            Ok(undone) => {
+                for attempt in &undone.cancelled {
+                    self.cancel_attempt(attempt, "a result that it takes is not made");
+                }
+                Ok(true)
+            }
+            // All that it takes was there: the failure is its own.
+            Err(error) if error.is_stale() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// An agent's keeper ended by itself: what it held is lost.

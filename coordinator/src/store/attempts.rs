@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use croft_planner::{EdgeId, StageId};
+use croft_scheduler::fleet::AHEAD_FACTOR;
 use croft_scheduler::{
     AgentId, AttemptId, AttemptState, BuildId, FailureKind, LeaseTerms, StageKey, Token,
 };
@@ -9,7 +10,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::convert::{int, millis, read, token, token_int, uint};
-use super::wake::wake;
+use super::wake::WAKE_CHANNEL;
 use super::{Epoch, Store, StoreError, Wake};
 
 /// An attempt and the token under which its agent holds it.
@@ -43,7 +44,7 @@ pub struct NewAttempt {
 pub struct Binding {
     /// Which input.
     pub edge: EdgeId,
-    /// The exported image's digest; `None`: the agent's keeper holds the result itself.
+    /// The exported image's digest; `None`: the agent's keeper holds the result itself, or will, as an attempt there is making it.
     pub digest: Option<String>,
 }
 
@@ -128,7 +129,7 @@ impl LiveAttempt {
 
 impl Store {
     /// Commits a placement. Stale if the stage isn't ready any more, the agent is gone, drains, is full or connected anew, or an input
-    /// isn't where the binding says.
+    /// isn't where the binding says. A stage that still waits may go ahead of its inputs, to the agent that is making the rest.
     pub async fn attempt_offer(
         &self,
         new: &NewAttempt,
@@ -161,25 +162,40 @@ impl Store {
         let offered = sqlx::query!(
             r#"WITH bound AS (
                  SELECT * FROM UNNEST($5::int[], $6::text[]) AS b (edge, digest)
+             ), taken AS (
+                 SELECT o.state = 'missing' AS coming FROM outputs AS o JOIN bound ON bound.edge = o.number
+                 WHERE o.build = $1 AND o.kind = 'edge' AND $2 = ANY (o.consumers)
+                   AND CASE WHEN bound.digest IS NOT NULL THEN o.digest = bound.digest
+                            WHEN o.state <> 'missing' THEN o.agent = $3
+                            ELSE EXISTS (SELECT FROM attempts AS t
+                                         WHERE t.build = $1 AND t.stage = o.stage AND t.agent = $3
+                                           AND t.state IN ('offered', 'running')) END
+             ), live AS (
+                 SELECT EXISTS (SELECT FROM outputs AS o
+                                WHERE o.build = t.build AND o.kind = 'edge' AND o.state = 'missing'
+                                  AND o.number = ANY (t.bound_edges)) AS ahead
+                 FROM attempts AS t WHERE t.agent = $3 AND t.state IN ('offered', 'running')
              ), placed AS (
                  UPDATE stages AS s
                  SET state = 'running', since = now(), waiting_for = NULL, unserved_since = NULL, not_before = NULL
-                 WHERE s.build = $1 AND s.number = $2 AND s.state = 'ready'
+                 WHERE s.build = $1 AND s.number = $2
+                   AND s.state = CASE WHEN EXISTS (SELECT FROM taken WHERE coming) THEN 'waiting' ELSE 'ready' END
                    AND (s.not_before IS NULL OR s.not_before <= now())
-                   AND (SELECT a.slots FROM agents AS a WHERE a.id = $3)
-                     > (SELECT count(*) FROM attempts AS t WHERE t.agent = $3 AND t.state IN ('offered', 'running'))
-                   AND (SELECT count(*) FROM bound)
-                     = (SELECT count(*) FROM outputs AS o JOIN bound ON bound.edge = o.number
-                        WHERE o.build = $1 AND o.kind = 'edge' AND $2 = ANY (o.consumers)
-                          AND CASE WHEN bound.digest IS NULL THEN o.agent = $3 ELSE o.digest = bound.digest END)
+                   AND CASE s.state
+                       WHEN 'ready' THEN (SELECT a.slots FROM agents AS a WHERE a.id = $3)
+                                       > (SELECT count(*) FROM live WHERE NOT ahead)
+                       ELSE (SELECT a.slots FROM agents AS a WHERE a.id = $3) * $9::bigint > (SELECT count(*) FROM live) END
+                   AND (SELECT count(*) FROM bound) = (SELECT count(*) FROM taken)
                    AND (SELECT count(*) FROM bound)
                      = (SELECT count(*) FROM outputs AS o
                         WHERE o.build = $1 AND o.kind = 'edge' AND $2 = ANY (o.consumers))
                  RETURNING s.build, s.number
+             ), offered AS (
+                 INSERT INTO attempts (id, build, stage, agent, reason, lease_until, bound_edges, bound_digests)
+                 SELECT $4, build, number, $3, $7, now() + $8::bigint * interval '1 millisecond', $5, $6 FROM placed
+                 RETURNING token, lease_until
              )
-             INSERT INTO attempts (id, build, stage, agent, reason, lease_until, bound_edges, bound_digests)
-             SELECT $4, build, number, $3, $7, now() + $8::bigint * interval '1 millisecond', $5, $6 FROM placed
-             RETURNING token, lease_until"#,
+             SELECT token AS "token!", lease_until AS "lease_until!", pg_notify($10, $11)::text AS told FROM offered"#,
             new.key.build.0,
             int(new.key.stage.0),
             new.agent.0,
@@ -188,11 +204,13 @@ impl Store {
             &digests as &[Option<String>],
             new.reason,
             millis(terms.lease + terms.grace),
+            i64::from(AHEAD_FACTOR),
+            WAKE_CHANNEL,
+            Wake::Build(new.key.build).payload(),
         )
         .fetch_optional(&mut *tx)
         .await?
         .ok_or(StoreError::Stale { what: "the stage, its inputs or the agent's slots" })?;
-        wake(&mut tx, &[Wake::Build(new.key.build)]).await?;
         tx.commit().await?;
         Ok(Offered {
             token: token(offered.token),
@@ -202,20 +220,22 @@ impl Store {
 
     /// The agent took the offer.
     pub async fn attempt_accept(&self, agent: AgentId, held: Held) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let build = sqlx::query_scalar!(
-            "UPDATE attempts SET state = 'running', started_at = now()
-             WHERE id = $1 AND token = $2 AND agent = $3 AND state = 'offered'
-             RETURNING build",
+        sqlx::query!(
+            "WITH taken AS (
+                 UPDATE attempts SET state = 'running', started_at = now()
+                 WHERE id = $1 AND token = $2 AND agent = $3 AND state = 'offered'
+                 RETURNING build
+             )
+             SELECT pg_notify($4, 'build ' || build)::text AS told FROM taken",
             held.attempt.0,
             token_int(held.token),
             agent.0,
+            WAKE_CHANNEL,
         )
-        .fetch_optional(&mut *tx)
+        .fetch_optional(&self.pool)
         .await?
         .ok_or(STALE)?;
-        wake(&mut tx, &[Wake::Build(BuildId(build))]).await?;
-        Ok(tx.commit().await?)
+        Ok(())
     }
 
     /// Renews the leases of what an agent says it runs, and returns those that were: of the others it must let go. A lease that ended

@@ -9,8 +9,7 @@ use super::attempts::LiveAttempt;
 use super::convert::{int, uint};
 use super::error::changed;
 use super::stages::settle;
-use super::wake::wake;
-use super::{Store, StoreError, Wake};
+use super::{Store, StoreError};
 
 /// What a loss has undone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -111,9 +110,7 @@ async fn invalidate_lost(tx: &mut PgConnection, build: BuildId) -> Result<Invali
     if roots.is_empty() {
         return Ok(Invalidated::default());
     }
-    let invalidated = invalidate(tx, build, &roots).await?;
-    wake(tx, &[Wake::Build(build), Wake::Placement]).await?;
-    Ok(invalidated)
+    invalidate(tx, build, &roots).await
 }
 
 /// Takes these stages back, all that came from them, and all that must run again so that they can. Under the lock of the build's row.
@@ -169,7 +166,7 @@ pub(super) async fn invalidate(
     )
     .execute(&mut *tx)
     .await?;
-    let ready = settle(tx, build).await?;
+    let ready = settle(tx, build).await?.ready;
     let mut stages: Vec<StageId> = stages
         .into_iter()
         .map(|number| StageId(uint(number)))

@@ -51,7 +51,7 @@ pub use outputs::{Exported, OutputDone, OutputRow, OutputState};
 pub use publications::{NewPublication, PublicationRow, PublicationState};
 pub use reports::{AttemptDone, AttemptEnd, AttemptFailure, Outcome};
 pub use stages::{Hold, PlanRows, StageRow, Wants};
-pub use views::{BuildView, Snapshot};
+pub use views::{BuildView, Place, Snapshot};
 pub use wake::{WAKE_CHANNEL, Wake, Wakes};
 
 use sqlx::PgPool;

@@ -16,6 +16,9 @@ use super::stages::settle;
 use super::wake::wake;
 use super::{Store, StoreError, Wake};
 
+/// How long a stage is left alone that went ahead of its inputs and failed over them: until it is heard what became of those.
+const YIELD: Duration = Duration::from_secs(1);
+
 /// An attempt that went well.
 #[derive(Debug, Clone, Default)]
 pub struct AttemptDone {
@@ -78,10 +81,9 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let attempt = lock(&mut tx, agent, held).await?;
         outputs_done(&mut tx, &attempt, outputs).await?;
-        let ready = settle(&mut tx, attempt.key.build).await?;
-        wake(&mut tx, &[Wake::Build(attempt.key.build), Wake::Placement]).await?;
+        let settled = settle(&mut tx, attempt.key.build).await?;
         tx.commit().await?;
-        Ok(ready)
+        Ok(settled.ready)
     }
 
     /// The attempt went well. Stale also if one of its stage's outputs is still missing.
@@ -93,7 +95,9 @@ impl Store {
     ) -> Result<AttemptEnd, StoreError> {
         let mut tx = self.pool.begin().await?;
         let attempt = lock(&mut tx, agent, held).await?;
-        outputs_done(&mut tx, &attempt, &done.outputs).await?;
+        if !done.outputs.is_empty() {
+            outputs_done(&mut tx, &attempt, &done.outputs).await?;
+        }
         let rows = sqlx::query!(
             "WITH ended AS (
                  UPDATE attempts
@@ -116,24 +120,15 @@ impl Store {
         .rows_affected();
         changed(rows, "an output of the attempt's stage")?;
         remember(&mut tx, &attempt, &done.costs).await?;
-        let ready = settle(&mut tx, attempt.key.build).await?;
-        let unfinished = sqlx::query_scalar!(
-            r#"SELECT EXISTS (SELECT FROM stages WHERE build = $1 AND state <> 'done') AS "unfinished!""#,
-            attempt.key.build.0,
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        wake(&mut tx, &[Wake::Build(attempt.key.build), Wake::Placement]).await?;
+        let settled = settle(&mut tx, attempt.key.build).await?;
         tx.commit().await?;
-        let outcome = if unfinished {
-            Outcome::Done
-        } else {
-            Outcome::BuildDone
-        };
         Ok(AttemptEnd {
             attempt,
-            outcome,
-            ready,
+            outcome: match settled.done {
+                true => Outcome::BuildDone,
+                false => Outcome::Done,
+            },
+            ready: settled.ready,
         })
     }
 
@@ -159,6 +154,41 @@ impl Store {
         let end = after_failure(&mut tx, attempt, failure.kind, budget).await?;
         tx.commit().await?;
         Ok(end)
+    }
+
+    /// The attempt went ahead of its inputs and failed over what makes one of them, whose own attempt has its say about that: the stage waits
+    /// for its inputs again, and so do those that went ahead of it. Stale if its inputs are all there: then the failure is its own.
+    pub async fn attempt_yield(
+        &self,
+        agent: AgentId,
+        held: Held,
+        error: &str,
+    ) -> Result<Invalidated, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let attempt = lock(&mut tx, agent, held).await?;
+        let StageKey { build, stage } = attempt.key;
+        let rows = sqlx::query!(
+            "WITH ended AS (
+                 UPDATE attempts AS t SET state = 'cancelled', finished_at = now(), error = $2
+                 WHERE t.id = $1 AND t.state IN ('offered', 'running')
+                   AND EXISTS (SELECT FROM outputs AS o
+                               WHERE o.build = t.build AND o.kind = 'edge' AND o.state = 'missing'
+                                 AND o.number = ANY (t.bound_edges))
+                 RETURNING t.build, t.stage
+             )
+             UPDATE stages AS s SET not_before = now() + $3::bigint * interval '1 millisecond'
+             FROM ended WHERE s.build = ended.build AND s.number = ended.stage AND s.state = 'running'",
+            held.attempt.0,
+            error,
+            millis(YIELD),
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        changed(rows, "the attempt")?;
+        let invalidated = invalidate(&mut tx, build, &[stage]).await?;
+        tx.commit().await?;
+        Ok(invalidated)
     }
 
     /// Gives up an attempt whose lease has ended. Stale if it was renewed or reported after all.
@@ -190,20 +220,12 @@ async fn lock(
     agent: AgentId,
     held: Held,
 ) -> Result<LiveAttempt, StoreError> {
-    // The lock comes first: what the attempt's state is counts only after it.
-    let build = sqlx::query_scalar!(
-        "SELECT b.id FROM builds AS b
-         WHERE b.id = (SELECT a.build FROM attempts AS a WHERE a.id = $1) AND b.state = 'running'
-         FOR NO KEY UPDATE OF b",
-        held.attempt.0,
-    )
-    .fetch_optional(&mut *tx)
-    .await?
-    .ok_or(STALE)?;
-    let stage = sqlx::query_scalar!(
-        "SELECT stage FROM attempts
-         WHERE id = $1 AND token = $2 AND agent = $3 AND state IN ('offered', 'running')
-         FOR NO KEY UPDATE",
+    // The build's lock comes first, and the attempt's state is looked at once more when both are held: PostgreSQL locks in the order that
+    // is named here, and checks the condition again on rows that changed while it waited.
+    let row = sqlx::query!(
+        "SELECT b.id, a.stage FROM builds AS b JOIN attempts AS a ON a.build = b.id
+         WHERE a.id = $1 AND a.token = $2 AND a.agent = $3 AND a.state IN ('offered', 'running') AND b.state = 'running'
+         FOR NO KEY UPDATE OF b, a",
         held.attempt.0,
         token_int(held.token),
         agent.0,
@@ -212,8 +234,8 @@ async fn lock(
     .await?
     .ok_or(STALE)?;
     let key = StageKey {
-        build: BuildId(build),
-        stage: StageId(uint(stage)),
+        build: BuildId(row.id),
+        stage: StageId(uint(row.stage)),
     };
     Ok(LiveAttempt { held, key, agent })
 }
@@ -254,21 +276,30 @@ async fn after_failure(
     let (outcome, ready) = match retry {
         Retry::No => (Outcome::Failed, Vec::new()),
         Retry::After(after) => {
-            // What it had delivered before it failed may be in others by now, and the next attempt makes it anew.
-            let delivered = sqlx::query_scalar!(
-                r#"SELECT EXISTS (SELECT FROM outputs WHERE build = $1 AND stage = $2 AND state <> 'missing') AS "there!""#,
+            // What it had delivered before it failed may be in others by now, and so may what it never delivered, in those that went ahead
+            // of it: the next attempt makes it anew. And if it went ahead itself, it waits for its inputs again.
+            let entangled = sqlx::query_scalar!(
+                r#"SELECT EXISTS (SELECT FROM outputs AS o
+                                  WHERE o.build = $1 AND o.stage = $2
+                                    AND (o.state <> 'missing'
+                                         OR EXISTS (SELECT FROM stages AS c
+                                                    WHERE c.build = $1 AND c.number = ANY (o.consumers)
+                                                      AND c.state IN ('running', 'done'))))
+                       OR EXISTS (SELECT FROM outputs AS o
+                                  WHERE o.build = $1 AND o.kind = 'edge' AND o.state = 'missing' AND $2 = ANY (o.consumers))
+                   AS "entangled!""#,
                 build.0,
                 int(stage.0),
             )
             .fetch_one(&mut *tx)
             .await?;
-            let invalidated = if delivered {
+            let invalidated = if entangled {
                 invalidate(tx, build, &[stage]).await?
             } else {
                 Invalidated::default()
             };
             let mut ready = invalidated.ready.clone();
-            if !ready.contains(&stage) {
+            if !entangled {
                 ready.push(stage);
             }
             (Outcome::Retried { after, invalidated }, ready)
@@ -283,7 +314,7 @@ async fn after_failure(
 }
 
 /// Writes down what the agent's engine holds now, for later placements. A command whose cost isn't known gets its share of what the attempt
-/// took, if that ran anything.
+/// took from when its inputs were there, if that ran anything.
 async fn remember(
     tx: &mut PgConnection,
     attempt: &LiveAttempt,
@@ -299,11 +330,18 @@ async fn remember(
          SELECT $3, hint.kind, CASE WHEN hint.kind = 'command' THEN '' ELSE b.project END, hint.key, max(hint.cost)
          FROM stages AS s
          JOIN builds AS b ON b.id = s.build
-         CROSS JOIN (SELECT vertices_run, (EXTRACT(EPOCH FROM finished_at - started_at) * 1000)::bigint AS ms
-                     FROM attempts WHERE id = $6) AS t
+         CROSS JOIN (SELECT a.vertices_run,
+                            CASE WHEN NOT COALESCE(bool_or(o.state = 'missing'), false) THEN
+                                (EXTRACT(EPOCH FROM a.finished_at - GREATEST(a.started_at, max(m.finished_at))) * 1000)::bigint
+                            END AS ms
+                     FROM attempts AS a
+                     LEFT JOIN outputs AS o ON o.build = a.build AND o.kind = 'edge' AND o.number = ANY (a.bound_edges)
+                     LEFT JOIN attempts AS m ON m.id = o.attempt AND m.agent = a.agent
+                     WHERE a.id = $6 GROUP BY a.id) AS t
          CROSS JOIN LATERAL (
              SELECT 'command' AS kind, i.identity AS key,
-                    COALESCE(c.cost, CASE WHEN t.vertices_run > 0 THEN t.ms / cardinality(s.identities) END, 0) AS cost
+                    COALESCE(c.cost, CASE WHEN t.vertices_run > 0 AND t.ms > 0 THEN t.ms / cardinality(s.identities) END, 0)
+                    AS cost
              FROM UNNEST(s.identities) AS i (identity)
              LEFT JOIN UNNEST($4::text[], $5::bigint[]) AS c (identity, cost) ON c.identity = i.identity
              UNION ALL SELECT 'mount', m, 0 FROM UNNEST(s.cache_mounts) AS m

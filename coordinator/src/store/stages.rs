@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::convert::{int, read, texts, uint};
 use super::error::changed;
-use super::wake::wake;
+use super::wake::{WAKE_CHANNEL, wake};
 use super::{Store, StoreError, Wake};
 
 /// A plan, to be stored.
@@ -96,10 +96,9 @@ impl Store {
         changed(rows, "the build")?;
         insert_stages(&mut tx, build, plan).await?;
         insert_outputs(&mut tx, build, plan).await?;
-        let ready = settle(&mut tx, build).await?;
-        wake(&mut tx, &[Wake::Build(build), Wake::Placement]).await?;
+        let settled = settle(&mut tx, build).await?;
         tx.commit().await?;
-        Ok(ready)
+        Ok(settled.ready)
     }
 
     /// Writes down why stages wait. Those that aren't ready any more, or are just changed by somebody else, are left alone: a hold is news,
@@ -243,28 +242,44 @@ async fn insert_outputs(
     Ok(())
 }
 
-/// Makes ready what waits for nothing any more. Called at the end of each change of a running build, under the lock of its row.
-pub(super) async fn settle(
-    tx: &mut PgConnection,
-    build: BuildId,
-) -> Result<Vec<StageId>, StoreError> {
-    let numbers = sqlx::query_scalar!(
-        "UPDATE stages AS s SET state = 'ready', since = now(), waiting_for = NULL, unserved_since = NULL
-         WHERE s.build = $1 AND s.state = 'waiting'
-           AND NOT EXISTS (SELECT FROM outputs AS o
-                           WHERE o.build = $1 AND o.kind = 'edge' AND o.state = 'missing'
-                             AND s.number = ANY (o.consumers))
-         RETURNING s.number",
+/// What a change of a build left.
+pub(super) struct Settled {
+    /// The stages that it made ready.
+    pub ready: Vec<StageId>,
+    /// Whether all stages are done.
+    pub done: bool,
+}
+
+/// Makes ready what waits for nothing any more, and has everybody look who waits for that. Called at the end of each change of a running
+/// build, under the lock of its row.
+pub(super) async fn settle(tx: &mut PgConnection, build: BuildId) -> Result<Settled, StoreError> {
+    let wakes = [Wake::Build(build), Wake::Placement].map(Wake::payload);
+    let row = sqlx::query!(
+        r#"WITH ready AS (
+             UPDATE stages AS s SET state = 'ready', since = now(), waiting_for = NULL, unserved_since = NULL
+             WHERE s.build = $1 AND s.state = 'waiting'
+               AND NOT EXISTS (SELECT FROM outputs AS o
+                               WHERE o.build = $1 AND o.kind = 'edge' AND o.state = 'missing'
+                                 AND s.number = ANY (o.consumers))
+             RETURNING s.number
+         )
+         SELECT ARRAY(SELECT number FROM ready ORDER BY number) AS "ready!",
+                NOT EXISTS (SELECT FROM stages WHERE build = $1 AND state <> 'done') AS "done!",
+                (SELECT count(pg_notify($2, payload)) FROM UNNEST($3::text[]) AS payload) AS told"#,
         build.0,
+        WAKE_CHANNEL,
+        &wakes,
     )
-    .fetch_all(tx)
+    .fetch_one(tx)
     .await?;
-    let mut ready: Vec<StageId> = numbers
-        .into_iter()
-        .map(|number| StageId(uint(number)))
-        .collect();
-    ready.sort();
-    Ok(ready)
+    Ok(Settled {
+        ready: row
+            .ready
+            .into_iter()
+            .map(|number| StageId(uint(number)))
+            .collect(),
+        done: row.done,
+    })
 }
 
 pub(super) async fn stage_rows(

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use croft_planner::{CacheIdentity, EdgeId, StageId};
-use croft_scheduler::fleet::Load;
-use croft_scheduler::place::{Command, ExportedInput, Input};
+use croft_scheduler::fleet::{Load, Start};
+use croft_scheduler::place::{Command, ExportedInput, Input, Supply};
 use croft_scheduler::{
     AgentId, AgentView, BuildId, FleetView, Project, ReadyStage, StageKey, Timestamp,
 };
@@ -30,10 +30,21 @@ pub struct Snapshot {
     pub now: Timestamp,
     /// Every agent, with what it runs and what it holds of what the ready stages need.
     pub fleet: FleetView,
-    /// The stages that are ready, those that are served first before others.
+    /// The stages that are ready, and those whose inputs are all there or being made on one agent.
     pub ready: Vec<ReadyStage>,
+    /// Where the inputs of those stages are.
+    pub places: BTreeMap<(BuildId, EdgeId), Place>,
     /// Since when each of those that nobody can serve waits for an agent.
     pub unserved: BTreeMap<StageKey, Timestamp>,
+}
+
+/// Where a result is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The agent whose keeper has it, or whose attempt is making it.
+    pub agent: Option<AgentId>,
+    /// The digest of the image that it was exported as.
+    pub digest: Option<String>,
 }
 
 /// A build whole, from its rows alone.
@@ -70,7 +81,7 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
         let (mut ready, unserved) = ready_stages(&mut tx, limit).await?;
-        add_inputs(&mut tx, &mut ready).await?;
+        let places = add_inputs(&mut tx, &mut ready).await?;
         add_failures(&mut tx, &mut ready).await?;
         let mut agents = agent_views(&mut tx).await?;
         add_load(&mut tx, &mut agents).await?;
@@ -82,6 +93,7 @@ impl Store {
                 agents: agents.into_values().collect(),
             },
             ready: ready.into_values().collect(),
+            places,
             unserved,
         })
     }
@@ -149,7 +161,8 @@ impl BuildView {
     }
 }
 
-/// The ready stages, without inputs and failures, and since when each that nobody can serve waits for an agent.
+/// The ready stages, and after them those all of whose missing inputs are being made on one agent; without inputs and failures. And since
+/// when each that nobody can serve waits for an agent.
 async fn ready_stages(
     tx: &mut PgConnection,
     limit: u32,
@@ -162,8 +175,8 @@ async fn ready_stages(
 > {
     let rows = sqlx::query!(
         r#"SELECT s.build, s.number, s.name, s.users, s.platforms, s.identities, s.cache_mounts, s.requirements,
-                  s.together, s.since, s.not_before, s.unserved_since, b.project, b.priority, b.created_at,
-                  pin.agent AS "pinned?"
+                  s.together, CASE WHEN s.state = 'ready' THEN s.since ELSE now() END AS "since!", s.not_before,
+                  s.unserved_since, b.project, b.priority, b.created_at, pin.agent AS "pinned?"
            FROM stages AS s
            JOIN builds AS b ON b.id = s.build AND b.state = 'running'
            LEFT JOIN LATERAL (
@@ -175,7 +188,11 @@ async fn ready_stages(
                LIMIT 1
            ) AS pin ON true
            WHERE s.state = 'ready'
-           ORDER BY b.priority DESC, b.created_at, s.build, s.number
+              OR s.state = 'waiting'
+                 AND (SELECT bool_and(t.agent IS NOT NULL) AND count(DISTINCT t.agent) = 1 FROM outputs AS o
+                      LEFT JOIN attempts AS t ON t.build = o.build AND t.stage = o.stage AND t.state IN ('offered', 'running')
+                      WHERE o.build = s.build AND o.kind = 'edge' AND o.state = 'missing' AND s.number = ANY (o.consumers))
+           ORDER BY s.state = 'waiting', b.priority DESC, b.created_at, s.build, s.number
            LIMIT $1"#,
         i64::from(limit),
     )
@@ -235,24 +252,29 @@ fn columns<'a>(keys: impl Iterator<Item = &'a StageKey>) -> (Vec<Uuid>, Vec<i32>
     keys.map(|key| (key.build.0, int(key.stage.0))).unzip()
 }
 
+/// Adds what the stages take, and returns where it is.
 async fn add_inputs(
     tx: &mut PgConnection,
     ready: &mut BTreeMap<StageKey, ReadyStage>,
-) -> Result<(), StoreError> {
+) -> Result<BTreeMap<(BuildId, EdgeId), Place>, StoreError> {
     let (builds, stages) = columns(ready.keys());
     let rows = sqlx::query!(
-        r#"SELECT k.build AS "build!", k.number AS "stage!", o.number AS edge, o.agent, o.state, o.bytes,
+        r#"SELECT k.build AS "build!", k.number AS "stage!", o.number AS edge, o.stage AS maker, o.state, o.bytes, o.digest,
+                  COALESCE(o.agent, m.agent) AS agent,
                   ARRAY(SELECT DISTINCT t.agent FROM attempts AS t
                         WHERE t.build = o.build AND o.number = ANY (t.bound_edges) AND o.digest = ANY (t.bound_digests)
                           AND t.state IN ('running', 'succeeded')) AS "pulled_by!"
            FROM UNNEST($1::uuid[], $2::int[]) AS k (build, number)
            JOIN outputs AS o ON o.build = k.build AND o.kind = 'edge' AND k.number = ANY (o.consumers)
+           LEFT JOIN attempts AS m ON o.state = 'missing' AND m.build = o.build AND m.stage = o.stage
+                                  AND m.state IN ('offered', 'running')
            ORDER BY o.number"#,
         &builds,
         &stages,
     )
     .fetch_all(tx)
     .await?;
+    let mut places = BTreeMap::new();
     for row in rows {
         let key = StageKey {
             build: BuildId(row.build),
@@ -261,17 +283,30 @@ async fn add_inputs(
         let Some(stage) = ready.get_mut(&key) else {
             continue;
         };
+        let edge = EdgeId(uint(row.edge));
+        let agent = row.agent.map(AgentId);
+        places.insert(
+            (key.build, edge),
+            Place {
+                agent,
+                digest: row.digest,
+            },
+        );
         let exported = (row.state == "exported").then(|| ExportedInput {
             bytes: row.bytes.map_or(0, ubigint),
             pulled_by: row.pulled_by.into_iter().map(AgentId).collect(),
         });
         stage.inputs.push(Input {
-            edge: EdgeId(uint(row.edge)),
-            held_on: row.agent.map(AgentId),
+            edge,
+            held_on: agent,
+            supply: match &*row.state {
+                "missing" => Supply::Coming(StageId(uint(row.maker))),
+                _ => Supply::There,
+            },
             exported,
         });
     }
-    Ok(())
+    Ok(places)
 }
 
 async fn add_failures(
@@ -339,6 +374,9 @@ async fn add_load(
 ) -> Result<(), StoreError> {
     let rows = sqlx::query!(
         r#"SELECT t.agent, t.build, t.stage, t.created_at, b.project, s.name, s.users, s.identities, s.cache_mounts,
+                  EXISTS (SELECT FROM outputs AS o
+                          WHERE o.build = t.build AND o.kind = 'edge' AND o.state = 'missing'
+                            AND o.number = ANY (t.bound_edges)) AS "ahead!",
                   (SELECT sum(known.cost)::bigint
                    FROM UNNEST(s.identities) AS i (identity)
                    CROSS JOIN LATERAL (SELECT max(c.cost_ms) AS cost FROM agent_cache AS c
@@ -375,6 +413,11 @@ async fn add_load(
                 stage: StageId(uint(row.stage)),
             },
             project,
+            start: if row.ahead {
+                Start::Ahead
+            } else {
+                Start::Complete
+            },
             since,
             expected: row.expected.map(|ms| Duration::from_millis(ubigint(ms))),
         });

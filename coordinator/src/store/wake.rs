@@ -20,7 +20,7 @@ pub enum Wake {
 }
 
 impl Wake {
-    fn payload(self) -> String {
+    pub(super) fn payload(self) -> String {
         match self {
             Wake::Placement => "placement".to_owned(),
             Wake::Build(build) => format!("build {build}"),

@@ -1,5 +1,6 @@
 //! The store on a real PostgreSQL: each test has a database of its own, a copy of one that was migrated once.
 
+mod ahead;
 mod support;
 
 mod connecting;

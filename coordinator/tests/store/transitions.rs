@@ -102,6 +102,13 @@ async fn a_stage_goes_where_its_lifecycle_says() {
                             .await,
                     );
                 }
+                StageEvent::PlacedAhead => {
+                    // The first is at it once more, on the same agent.
+                    db.execute("UPDATE outputs SET state = 'missing', agent = NULL, attempt = NULL, digest = NULL, bytes = NULL, response = NULL").await;
+                    db.execute("UPDATE attempts SET state = 'cancelled', finished_at = now() WHERE state = 'offered'").await;
+                    db.execute("UPDATE attempts SET state = 'running', finished_at = NULL WHERE state = 'succeeded'").await;
+                    harmless(db.try_offer(build, 1, &agent, &[own(0)]).await);
+                }
                 StageEvent::Succeeded => {
                     harmless(
                         db.store

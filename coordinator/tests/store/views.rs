@@ -78,6 +78,7 @@ async fn a_ready_stage_is_seen_with_its_inputs_and_where_they_are() {
         [Input {
             edge: EdgeId(0),
             held_on: Some(amd64.id),
+            supply: croft_scheduler::place::Supply::There,
             exported: None
         }]
     );
@@ -110,6 +111,7 @@ async fn a_ready_stage_is_seen_with_its_inputs_and_where_they_are() {
         [Input {
             edge: EdgeId(0),
             held_on: Some(amd64.id),
+            supply: croft_scheduler::place::Supply::There,
             exported: Some(exported)
         }]
     );

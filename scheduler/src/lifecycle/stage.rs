@@ -30,6 +30,8 @@ words!(
         InputsThere = "given its inputs",
         /// An attempt was offered to an agent.
         Placed = "placed",
+        /// An attempt was offered to the agent that is making what is not there yet.
+        PlacedAhead = "placed ahead of its inputs",
         /// Its attempt succeeded.
         Succeeded = "done",
         /// Its attempt failed by the farm's fault, or was lost, and the farm's budget allows another; its inputs are there.
@@ -38,7 +40,8 @@ words!(
         Failed = "failed",
         /// Its build ended.
         Cancelled = "cancelled",
-        /// Its unexported result was lost, or one of the artifacts that it was made from was.
+        /// Its unexported result was lost, or one of the artifacts that it was made from was; or it ran ahead of its inputs, and they
+        /// are not made where it runs.
         Invalidated = "invalidated",
     }
 );
@@ -55,7 +58,7 @@ impl StageState {
         use StageState as S;
         Ok(match (self, event) {
             (S::Waiting, E::InputsThere) => S::Ready,
-            (S::Ready, E::Placed) => S::Running,
+            (S::Ready, E::Placed) | (S::Waiting, E::PlacedAhead) => S::Running,
             (S::Running, E::Succeeded) => S::Done,
             (S::Running, E::FarmFailed) => S::Ready,
             (S::Ready | S::Running, E::Failed) => S::Failed,
@@ -81,6 +84,7 @@ mod tests {
         let table = [
             (S::Waiting, E::InputsThere, S::Ready),
             (S::Ready, E::Placed, S::Running),
+            (S::Waiting, E::PlacedAhead, S::Running),
             (S::Running, E::Succeeded, S::Done),
             (S::Running, E::FarmFailed, S::Ready),
             (S::Ready, E::Failed, S::Failed),

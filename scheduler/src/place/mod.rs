@@ -14,7 +14,7 @@ pub use policy::Policy;
 pub(crate) use reason::{Ands, Commas};
 pub use reason::{Because, Reason, Refusal, Unfit, Why};
 pub use score::{Cost, Score};
-pub use stage::{Command, ExportedInput, Input, ReadyStage};
+pub use stage::{Command, ExportedInput, Input, ReadyStage, Supply};
 
 use crate::fleet::{AgentView, FleetView, StageKey};
 use crate::servable::Unservable;
@@ -105,6 +105,9 @@ impl<'a> Round<'a> {
     }
 
     fn decide(&mut self, stage: &ReadyStage) -> Decision {
+        if stage.is_ahead() {
+            return self.decide_ahead(stage);
+        }
         let key = stage.key;
         if stage.not_before > self.now {
             return Decision::Held {
@@ -137,6 +140,42 @@ impl<'a> Round<'a> {
         }
         let agent = chosen.score.agent;
         self.desks[chosen.desk].put(stage, &chosen.cost);
+        if let Some(group) = stage.together {
+            self.groups.insert((key.build, group), agent);
+        }
+        Decision::Placed {
+            key,
+            agent,
+            exports: score::exports(stage, agent),
+            reason,
+        }
+    }
+
+    /// Decides about a stage whose inputs are still being made: it goes to the agent that makes them if it would go there anyhow, and else
+    /// waits until they are there.
+    fn decide_ahead(&mut self, stage: &ReadyStage) -> Decision {
+        let key = stage.key;
+        let held = Decision::Held {
+            key,
+            why: Refusal::Inputs,
+        };
+        if stage.not_before > self.now {
+            return held;
+        }
+        let (candidates, _) = self.candidates(stage);
+        let of = |agent| candidates.iter().find(|c| c.score.agent == agent);
+        let best = self
+            .pins(stage)
+            .find_map(of)
+            .or_else(|| candidates.iter().min_by(|a, b| a.score.cmp(&b.score)));
+        let Some(best) = best else { return held };
+        let agent = best.score.agent;
+        if !stage.comes_together_on(agent) || !self.desks[best.desk].has_room_ahead() {
+            return held;
+        }
+        let mut reason = reason::reason(stage, std::slice::from_ref(best), &self.desks);
+        reason.why = Why::Ahead;
+        self.desks[best.desk].put(stage, &best.cost);
         if let Some(group) = stage.together {
             self.groups.insert((key.build, group), agent);
         }

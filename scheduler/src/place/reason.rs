@@ -44,6 +44,8 @@ pub enum Why {
     },
     /// More of the stage's inputs are there.
     Inputs,
+    /// It makes what the stage takes just now: its engine starts what it can, and has the rest wait.
+    Ahead,
     /// It was free, and the agent that suits best was not.
     Spilled {
         /// That agent's name.
@@ -77,6 +79,7 @@ impl fmt::Display for Reason {
                 )
             }
             Why::Inputs => f.write_str("holds its inputs"),
+            Why::Ahead => f.write_str("is making its inputs"),
             Why::Spilled { busy } => write!(f, "free, while {busy} is busy"),
             Why::LessBusy { than } => write!(f, "less busy than {than}"),
             Why::Alike => f.write_str("ran this stage last"),
@@ -93,6 +96,8 @@ impl fmt::Display for Reason {
 /// Why a stage is not placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
+    /// What it takes is being made, and it has no business on the agent that does.
+    Inputs,
     /// The farm failed at it a short while ago.
     Pause,
     /// All agents that could take it are full.
@@ -195,6 +200,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Refusal::Inputs => f.write_str("results that are being made"),
             Refusal::Pause => f.write_str("a pause after a failure of the farm's"),
             Refusal::Full { agents } => write!(f, "a free slot on {}", Commas(agents)),
             Refusal::WorthWaiting { agent, because } => {

@@ -9,7 +9,7 @@ use croft_planner::{CacheIdentity, EdgeId};
 use super::policy::Policy;
 use super::reason::Unfit;
 use super::stage::ReadyStage;
-use crate::fleet::{AgentView, Duty, Health, Nativeness, Presence};
+use crate::fleet::{AHEAD_FACTOR, AgentView, Duty, Health, Nativeness, Presence, Start};
 use crate::{AgentId, Project, Timestamp};
 
 /// No wait is shorter: where all else is equal a free agent goes before a full one that is about to be free.
@@ -60,8 +60,10 @@ impl Cost {
 /// An agent while a round of placements is made: what the snapshot says of it, and what the round has added.
 pub(super) struct Desk<'a> {
     pub agent: &'a AgentView,
-    /// Attempts that it runs, those of this round included.
+    /// Attempts that take a slot, those of this round included.
     pub running: u32,
+    /// Attempts that were given to it ahead of what they take, those of this round included.
+    ahead: u32,
     /// When each slot that is taken may be free, from now on: grows as stages are put there or wait for it.
     slots_free_in: Vec<Duration>,
     /// What stages of this round will put into its cache.
@@ -88,8 +90,14 @@ impl<'a> Desk<'a> {
         };
         Desk {
             agent,
-            running: u32::try_from(agent.load.len()).unwrap_or(u32::MAX),
-            slots_free_in: agent.load.iter().map(left).collect(),
+            running: agent.running(Start::Complete),
+            ahead: agent.running(Start::Ahead),
+            slots_free_in: agent
+                .load
+                .iter()
+                .filter(|load| load.start == Start::Complete)
+                .map(left)
+                .collect(),
             cache: BTreeSet::new(),
             mounts: BTreeSet::new(),
         }
@@ -99,10 +107,19 @@ impl<'a> Desk<'a> {
         self.running < self.agent.slots
     }
 
+    /// Whether it can be given a stage ahead of what that takes.
+    pub fn has_room_ahead(&self) -> bool {
+        self.running.saturating_add(self.ahead) < self.agent.slots.saturating_mul(AHEAD_FACTOR)
+    }
+
     /// Gives it the stage now.
     pub fn put(&mut self, stage: &ReadyStage, cost: &Cost) {
-        self.running += 1;
-        self.slots_free_in.push(cost.total());
+        if stage.is_ahead() {
+            self.ahead += 1;
+        } else {
+            self.running += 1;
+            self.slots_free_in.push(cost.total());
+        }
         self.cache.extend(
             stage
                 .commands
@@ -152,13 +169,14 @@ impl<'a> Desk<'a> {
             .map(|input| transfer(input, self.agent.id, policy))
             .sum();
         let wait = match self.next_slot() {
-            Some(slot) if !self.has_free_slot() => {
+            Some(slot) if !self.has_free_slot() && stage.makers_on(self.agent.id) == 0 => {
                 (now.since(stage.ready_since) + self.slots_free_in[slot]).clamp(SOON, LONGEST)
             }
             _ => Duration::ZERO,
         };
         let slots = self.agent.slots.max(1);
-        let beside = self.running.min(slots - 1);
+        let others = (self.running + self.ahead).saturating_sub(stage.makers_on(self.agent.id));
+        let beside = others.min(slots - 1);
         Cost {
             wait,
             rebuild,

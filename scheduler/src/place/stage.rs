@@ -8,7 +8,7 @@ use croft_planner::{CacheIdentity, EdgeId, Platform, Requirements, StageId};
 use crate::fleet::StageKey;
 use crate::{AgentId, Project, Timestamp};
 
-/// A stage all of whose inputs are there and that wants an agent.
+/// A stage that wants an agent: all of its inputs are there, or some are just being made and it may go to the agent that makes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadyStage {
     /// Which one.
@@ -59,8 +59,10 @@ pub struct Command {
 pub struct Input {
     /// Which one.
     pub edge: EdgeId,
-    /// The agent whose keeper has it, if one has.
+    /// The agent whose keeper has it, or will have it, if one does.
     pub held_on: Option<AgentId>,
+    /// Whether it is there.
+    pub supply: Supply,
     /// The image that it was exported as, if it was.
     pub exported: Option<ExportedInput>,
 }
@@ -72,6 +74,44 @@ pub struct ExportedInput {
     pub bytes: u64,
     /// The agents that took it from there before, so that it needn't travel to them again.
     pub pulled_by: BTreeSet<AgentId>,
+}
+
+/// Whether an input is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supply {
+    /// It is.
+    There,
+    /// An attempt at this stage, on the agent that will hold it, is making it.
+    Coming(StageId),
+}
+
+impl ReadyStage {
+    /// Whether something that it takes is not there yet.
+    pub fn is_ahead(&self) -> bool {
+        self.inputs
+            .iter()
+            .any(|input| input.supply != Supply::There)
+    }
+
+    /// Whether an agent has all of it that is not there yet: its engine starts what can be started, and has the rest wait.
+    pub fn comes_together_on(&self, agent: AgentId) -> bool {
+        self.inputs
+            .iter()
+            .all(|input| input.supply == Supply::There || input.held_on == Some(agent))
+    }
+
+    /// How many of the attempts that it would run beside on this agent it waits for: those are over when it goes on.
+    pub(super) fn makers_on(&self, agent: AgentId) -> u32 {
+        let inputs = self.inputs.iter();
+        let makers: BTreeSet<StageId> = inputs
+            .filter(|input| input.held_on == Some(agent))
+            .filter_map(|input| match input.supply {
+                Supply::There => None,
+                Supply::Coming(maker) => Some(maker),
+            })
+            .collect();
+        u32::try_from(makers.len()).unwrap_or(u32::MAX)
+    }
 }
 
 impl Input {

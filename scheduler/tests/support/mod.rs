@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use croft_planner::{CacheIdentity, EdgeId, Platform, Requirements, StageId};
-use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Load, Presence, StageKey};
-use croft_scheduler::place::{Command, Decision, ExportedInput, Input, Policy, ReadyStage, place};
+use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Load, Presence, StageKey, Start};
+use croft_scheduler::place::{
+    Command, Decision, ExportedInput, Input, Policy, ReadyStage, Supply, place,
+};
 use croft_scheduler::{AgentId, BuildId, Project, Timestamp};
 use uuid::Uuid;
 
@@ -99,6 +101,7 @@ pub fn load(began: u64, takes: u64) -> Load {
             stage: StageId(0),
         },
         project: project("another"),
+        start: Start::Complete,
         since: ago(began),
         expected: Some(seconds(takes)),
     }
@@ -139,7 +142,16 @@ pub fn held(edge: u32, on: u128) -> Input {
     Input {
         edge: EdgeId(edge),
         held_on: Some(agent_id(on)),
+        supply: Supply::There,
         exported: None,
+    }
+}
+
+/// An input that the stage of that number makes there just now.
+pub fn coming(edge: u32, from: u32, on: u128) -> Input {
+    Input {
+        supply: Supply::Coming(StageId(from)),
+        ..held(edge, on)
     }
 }
 
@@ -151,6 +163,7 @@ pub fn exported(edge: u32, made_on: u128, bytes: u64) -> Input {
     Input {
         edge: EdgeId(edge),
         held_on: Some(agent_id(made_on)),
+        supply: Supply::There,
         exported: Some(exported),
     }
 }
@@ -214,4 +227,39 @@ pub fn agents_of(fleet: &FleetView, stages: &[ReadyStage]) -> Vec<String> {
         Decision::Held { .. } => "-".to_owned(),
     };
     decisions.iter().map(say).collect()
+}
+
+/// Whether an agent could run a stage if it had a free slot: the rules once more, said differently.
+pub fn could(fleet: &FleetView, agent: &AgentView, stage: &ReadyStage) -> bool {
+    let runs = stage
+        .platforms
+        .iter()
+        .all(|p| agent.platforms.contains(p) || agent.emulated.contains(p));
+    let required = &stage.requirements;
+    let able = agent.slots > 0
+        && required.caps.is_subset(&agent.caps)
+        && required.entitlements.is_subset(&agent.entitlements)
+        && required.devices.is_subset(&agent.devices);
+    let there = (agent.presence, agent.health, agent.duty)
+        == (Presence::Connected, Health::Healthy, Duty::Active);
+    let room = agent
+        .disk_free
+        .is_none_or(|free| free >= Policy::default().least_disk);
+    let connected = |id| {
+        fleet
+            .agents
+            .iter()
+            .any(|a| a.id == id && a.presence == Presence::Connected)
+    };
+    let inputs = stage.inputs.iter().all(|input| {
+        let pulled = input
+            .exported
+            .as_ref()
+            .map(|exported| exported.pulled_by.contains(&agent.id));
+        pulled.is_some()
+            || input
+                .held_on
+                .is_some_and(|holder| holder == agent.id || connected(holder))
+    });
+    runs && able && there && room && inputs
 }
