@@ -267,6 +267,8 @@ pub struct Stage {
     pub cache_mounts: BTreeSet<String>,
     /// What it reads through clients' sessions.
     pub local_sources: BTreeSet<LocalSource>,
+    /// It reads what can be read once only, and the engine that ran the frontend has done so: it must run on that one's agent.
+    pub reads_once: bool,
     /// The ids of secrets that it asks the build's session for.
     pub secrets: BTreeSet<String>,
     /// The ids of ssh agents that it asks the build's session for.

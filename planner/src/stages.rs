@@ -20,7 +20,8 @@ use crate::{
     naming,
     narrow::{self, Cut},
     op::{Op, OpKind},
-    sources, together,
+    sources::{self, Varies},
+    together,
 };
 
 /// A target without its definition.
@@ -266,6 +267,7 @@ fn stage(
         requirements: Requirements::default(),
         cache_mounts: BTreeSet::new(),
         local_sources: BTreeSet::new(),
+        reads_once: false,
         secrets: BTreeSet::new(),
         ssh: BTreeSet::new(),
         cache: group
@@ -295,6 +297,7 @@ fn stage(
             .cache_mounts
             .extend(op.facts.cache_mounts.iter().cloned());
         stage.local_sources.extend(op.facts.local.clone());
+        stage.reads_once |= op.facts.varies == Some(Varies::ReadOnce);
         stage.secrets.extend(op.facts.secrets.iter().cloned());
         stage.ssh.extend(op.facts.ssh.iter().cloned());
     }

@@ -191,6 +191,27 @@ fn a_stage_says_what_its_agent_must_be_able_to_do() {
 }
 
 #[test]
+fn what_can_be_read_once_is_read_by_one_stage_that_says_so() {
+    let upload = source("http://buildkit-session/upload", &[], None);
+    let target = |of: &str| {
+        let base = image(of);
+        let copied = copy("/context", &[(&base, 0), (&upload, 0)]);
+        let last = exec("last", &[(&copied, 0)], of);
+        (base, copied, last)
+    };
+    let (near, far) = (target("linux/amd64"), target("linux/arm64"));
+    let plan = plan_of(&[
+        ("linux/amd64", &[&near.0, &upload, &near.1], &near.2),
+        ("linux/arm64", &[&far.0, &upload, &far.1], &far.2),
+    ]);
+    let once: Vec<_> = plan.stages().iter().filter(|s| s.reads_once).collect();
+    assert_eq!((plan.stages().len(), once.len()), (3, 1));
+    assert_eq!((&once[0].home, once[0].outputs.len()), (&None, 1));
+    let takers = |stage: &&Stage| stage.inputs == once[0].outputs;
+    assert_eq!(plan.stages().iter().filter(takers).count(), 2);
+}
+
+#[test]
 fn cache_identities_know_project_and_client_but_no_session() {
     let identities = |session: &str, project: &str, key: &str| {
         let base = image("linux/amd64");

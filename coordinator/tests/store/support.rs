@@ -383,6 +383,7 @@ fn stage(number: u32, on: &str) -> Stage {
         requirements: Requirements::default(),
         cache_mounts: BTreeSet::new(),
         local_sources: BTreeSet::new(),
+        reads_once: false,
         secrets: BTreeSet::new(),
         ssh: BTreeSet::new(),
         cache: vec![CacheIdentity::new(format!("sha256:command-{number}"))],
