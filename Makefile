@@ -2,11 +2,12 @@
 
 target := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help build parts lint test demo bench bench-readme
+.PHONY: help build parts lint test test-long demo bench bench-readme
 
 help:
 	@echo "make demo   a farm, a build across it, and what happened; leaves nothing running"
 	@echo "make test   every test, on real engines"
+	@echo "make test-long  the same, with 500 random Dockerfiles instead of 30; takes an hour or more"
 	@echo "make bench  a farm against one of its engines, in figures; CASE=… for some of it, ROUNDS=… instead of 5"
 	@echo "make bench-readme  the same, and puts the figures into the README"
 	@echo "make lint   format and lints"
@@ -26,6 +27,9 @@ lint:
 # The programs first: the end-to-end tests start them. The parts too, so that no test's patience runs out while they are fetched.
 test: parts
 	cargo test --workspace
+
+test-long: parts
+	CROFT_DIFFERENTIAL=500 cargo test --workspace
 
 demo: build
 	$(target)/croft-local demo

@@ -1,7 +1,7 @@
 //! RUN instructions whose results depend on nothing but what they are given.
 
 use crate::{
-    generate::{Generator, User},
+    generate::{Generator, Stage, User},
     known::{Kind, Thing},
 };
 
@@ -51,25 +51,57 @@ impl Generator {
             steps.push("echo $TARGETPLATFORM from $BUILDPLATFORM > for".to_owned());
             things.push(known("/for", Kind::File));
         }
-        let link = |path: &str| Kind::Link(format!("{top}{path}"));
+        let file = |path: &str| known(path, Kind::File);
+        let link = |path: &str, target: &str| known(path, Kind::Link(format!("{top}{target}")));
+        let outside = |path: &str, target: &str| known(path, Kind::Link(target.to_owned()));
         let optional = [
-            ("ln -s one.txt alias".to_owned(), Some(known("/alias", link("/one.txt")))),
-            ("ln -s sub way".to_owned(), Some(known("/way", link("/sub")))),
-            (format!("ln -s {top}/sub way-abs"), Some(known("/way-abs", link("/sub")))),
-            (format!("ln -s {top}/one.txt one-abs"), Some(known("/one-abs", link("/one.txt")))),
-            ("ln -s ../sub/two.txt void/up".to_owned(), Some(known("/void/up", link("/sub/two.txt")))),
-            ("ln -s way two-steps".to_owned(), None),
-            ("ln -s /etc/passwd outside".to_owned(), None),
-            ("ln -s ../../../../../etc/group escape".to_owned(), None),
-            ("ln -s nowhere nothing".to_owned(), None),
-            ("ln one.txt same".to_owned(), Some(known("/same", Kind::File))),
-            ("ln sub/two.txt same2 && ln sub/two.txt sub/deep/same3".to_owned(), None),
-            ("mkfifo pipe".to_owned(), None),
-            ("head -c 70000 /dev/zero > big".to_owned(), Some(known("/big", Kind::File))),
-            ("printf '' > 'a b' && printf x > 'st*r' && printf y > '[x]' && printf z > 'back\\slash'".to_owned(), None),
-            ("printf '' > zero".to_owned(), Some(known("/zero", Kind::File))),
-            ("uname -m > machine".to_owned(), Some(known("/machine", Kind::File))),
+            ("ln -s one.txt alias", vec![link("/alias", "/one.txt")]),
+            (
+                "ln -s sub way && ln -s way two-steps",
+                vec![
+                    link("/way", "/sub"),
+                    link("/two-steps", "/sub"),
+                    file("/way/two.txt"),
+                    file("/two-steps/two.txt"),
+                ],
+            ),
+            (
+                &format!("ln -s {top}/sub way-abs"),
+                vec![link("/way-abs", "/sub")],
+            ),
+            (
+                &format!("ln -s {top}/one.txt one-abs"),
+                vec![link("/one-abs", "/one.txt")],
+            ),
+            (
+                "ln -s ../sub/two.txt void/up",
+                vec![link("/void/up", "/sub/two.txt")],
+            ),
+            (
+                "ln -s /etc/passwd outside",
+                vec![outside("/outside", "/etc/passwd")],
+            ),
+            (
+                "ln -s ../../../../../etc/group escape",
+                vec![outside("/escape", "/etc/group")],
+            ),
+            ("ln -s /etc etc-abs", vec![outside("/etc-abs", "/etc")]),
+            ("ln -s nowhere nothing", vec![]),
+            ("ln one.txt same", vec![file("/same")]),
+            (
+                "ln sub/two.txt same2 && ln sub/two.txt sub/deep/same3",
+                vec![file("/same2"), file("/sub/deep/same3")],
+            ),
+            ("mkfifo pipe", vec![]),
+            ("head -c 70000 /dev/zero > big", vec![file("/big")]),
+            (
+                "printf '' > 'a b' && printf x > 'st*r' && printf y > '[x]' && printf z > 'back\\slash'",
+                vec![],
+            ),
+            ("printf '' > zero", vec![file("/zero")]),
+            ("uname -m > machine", vec![file("/machine")]),
         ];
+        let optional = optional.map(|(step, things)| (step.to_owned(), things));
         for (step, thing) in optional {
             if self.dice.chance(25) {
                 steps.push(step);
@@ -87,6 +119,12 @@ impl Generator {
             if self.stage.user == User::Root && self.dice.chance(15) {
                 steps.push(step.to_owned());
             }
+        }
+        if self.stage.user == User::Root && self.dice.chance(15) {
+            self.stage.has_added_user = true;
+            steps.push(
+                "echo added:x:4242:4343::/:/bin/sh >> /etc/passwd && echo added:x:4343: >> /etc/group".to_owned(),
+            );
         }
         // A change of owner takes setuid away, so modes come after them, and times last.
         let last = [
@@ -199,7 +237,10 @@ impl Generator {
             return self.look();
         }
         match self.dice.between(0, 99) {
-            0..40 => self.mount_of_stage(),
+            0..40 => match self.dice.pick_any(&self.stages) {
+                Some(stage) => self.mount_of_stage(&stage),
+                None => self.mount_of_context(),
+            },
             40..55 => self.mount_of_context(),
             55..75 => self.mount_of_cache(),
             75..88 => self.mount_of_secret(),
@@ -211,10 +252,8 @@ impl Generator {
         }
     }
 
-    fn mount_of_stage(&mut self) {
-        let Some(stage) = self.dice.pick_any(&self.stages) else {
-            return self.mount_of_context();
-        };
+    /// A command with this stage mounted, or a part of it.
+    pub fn mount_of_stage(&mut self, stage: &Stage) {
         self.stage.is_of_target |= stage.is_of_target;
         let (target, out) = (self.name("/mnt"), self.name("/seen"));
         let folders: Vec<_> = stage

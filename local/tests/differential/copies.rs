@@ -43,10 +43,18 @@ impl Generator {
         let Some(stage) = self.dice.pick_any(&usable) else {
             return self.copy_from_context();
         };
+        self.copy_from(&stage);
+    }
+
+    /// A copy from this stage, if anything in it is sure.
+    pub fn copy_from(&mut self, stage: &Stage) {
+        if stage.known.files().is_empty() {
+            return;
+        }
         self.stage.is_of_target |= stage.is_of_target;
         let source = Source {
             from: format!("--from={} ", stage.name),
-            known: stage.known,
+            known: stage.known.clone(),
         };
         self.copy(&source);
     }
@@ -247,7 +255,9 @@ impl Generator {
                 "nobody:0",
             ];
             let by_number = ["0:0", "1000", "1000:1001", "65534:0"];
-            let owner = if self.stage.has_shell && self.dice.chance(60) {
+            let owner = if self.stage.has_added_user && self.dice.chance(60) {
+                self.dice.pick(&["added", "added:nogroup", "added:added"])
+            } else if self.stage.has_shell && self.dice.chance(60) {
                 self.dice.pick(&by_name)
             } else {
                 self.dice.pick(&by_number)

@@ -37,6 +37,8 @@ pub struct Stage {
     /// Whether it or what it takes from is of the target's platform and runs or pulls something.
     pub is_of_target: bool,
     pub user: User,
+    /// Whether its `/etc/passwd` has the user `added`.
+    pub has_added_user: bool,
     pub workdir: String,
     /// What happens in stages that begin with this one.
     pub onbuild: Vec<(String, Kind)>,
@@ -130,6 +132,7 @@ impl Stage {
             has_shell: false,
             is_of_target: false,
             user: User::Root,
+            has_added_user: false,
             workdir: "/".to_owned(),
             onbuild: Vec::new(),
             has_arguments: false,
@@ -162,6 +165,20 @@ impl Generator {
         if self.dice.chance(30) {
             self.arguments.push("--build-arg=FLAVOUR=given".to_owned());
         }
+        if self.dice.chance(10) {
+            let context = "--build-context=busybox=docker-image://docker.io/library/busybox:latest";
+            self.arguments.push(context.to_owned());
+        }
+        if self.dice.chance(20) {
+            self.arguments.push("--label=from=outside".to_owned());
+        }
+        if self.dice.chance(20) {
+            self.arguments
+                .push("--annotation=manifest:of.every=manifest".to_owned());
+        }
+        if self.dice.chance(10) {
+            self.arguments.push("--no-cache-filter=s1".to_owned());
+        }
         if self.dice.chance(15) {
             // A nonce that changes nothing: platforms share all that doesn't name theirs.
             self.arguments.push("--no-cache".to_owned());
@@ -173,7 +190,17 @@ impl Generator {
             .then(|| self.dice.between(0, count - 1));
         for number in 0..count {
             self.begin(number, number + 1 == count);
-            for _ in 0..self.dice.between(2, 5) {
+            for _ in 0..self.dice.between(1, 3) {
+                self.instruction();
+            }
+            // Stages that nobody takes from are not built.
+            let often = if number + 1 == count { 60 } else { 30 };
+            for earlier in self.stages.clone() {
+                if self.dice.chance(often) {
+                    self.take_from(&earlier);
+                }
+            }
+            for _ in 0..self.dice.between(0, 2) {
                 self.instruction();
             }
             if broken == Some(number) {
@@ -189,6 +216,10 @@ impl Generator {
                 .push(format!("--target={}", self.stages[target].name));
         }
         let platforms = self.platforms(target);
+        if platforms.len() > 1 && self.dice.chance(20) {
+            self.arguments
+                .push("--annotation=index:of.all=index".to_owned());
+        }
         self.arguments
             .push(format!("--platform={}", platforms.join(",")));
         (self.text, self.arguments)
@@ -302,6 +333,17 @@ impl Generator {
             64..68 => self.unpack(),
             0..30 | 68..84 => self.copy_from_stage(),
             _ => self.copy_from_context(),
+        }
+    }
+
+    /// Something of an earlier stage.
+    fn take_from(&mut self, stage: &Stage) {
+        if self.stage.has_shell && self.stage.user == User::Root && self.dice.chance(30) {
+            self.mount_of_stage(stage);
+        } else {
+            for _ in 0..self.dice.between(1, 2) {
+                self.copy_from(stage);
+            }
         }
     }
 

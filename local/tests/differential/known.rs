@@ -43,13 +43,20 @@ impl Known {
 
     /// This is no longer sure, nor what is below it or leads there.
     pub fn forget(&mut self, path: &str) {
-        self.0.retain(|thing| {
-            let leads = match &thing.kind {
-                Kind::Link(target) => is_within(target, path),
-                _ => false,
-            };
-            !leads && !is_within(&thing.path, path)
-        });
+        let leads_there = |thing: &Thing| match &thing.kind {
+            Kind::Link(target) => is_within(target, path) && !is_within(&thing.path, path),
+            _ => false,
+        };
+        let links: Vec<_> = self
+            .0
+            .iter()
+            .filter(|thing| leads_there(thing))
+            .map(|thing| thing.path.clone())
+            .collect();
+        self.0.retain(|thing| !is_within(&thing.path, path));
+        for link in links {
+            self.forget(&link);
+        }
     }
 
     /// What is at a path.
