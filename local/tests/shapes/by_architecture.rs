@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use croft_local::{Farm, FarmOptions, Special};
+
 use crate::support::{
     Buildx, Context, PLATFORMS, Repository, engine::runs, farm, machine, process,
 };
@@ -25,6 +27,22 @@ const PLAN: &str = "\
 3 target on s390x for s390x: [linux/s390x stage-4 1/1]
 ";
 
+const WITH_32_BITS: &str = "\
+FROM --platform=linux/amd64 $NONCE/base-a AS build-amd64
+FROM --platform=linux/arm64 $NONCE/base-b AS build-arm64
+FROM --platform=linux/arm/v7 $NONCE/base-c AS build-arm
+RUN : own-$NONCE && uname -m > /own
+FROM build-$TARGETARCH
+ARG TARGETARCH TARGETVARIANT
+RUN : chosen-$NONCE && uname -m > /machine && echo $TARGETARCH$TARGETVARIANT > /architecture
+";
+
+const PLAN_WITH_32_BITS: &str = "\
+0 target on amd64 for amd64: [linux/amd64 stage-3 1/1]
+1 target on arm64 for arm64: [linux/arm64 stage-3 1/1]
+2 target on arm64 for arm/v7: linux/arm/v7 build-arm 2/2, linux/arm/v7 stage-3 1/1
+";
+
 const OLD: &str = "\
 ARG ARCH=
 FROM ${ARCH}$NONCE-base
@@ -32,8 +50,8 @@ RUN : old-$NONCE && uname -m > /machine
 ";
 
 /// busybox for one platform only, in a repository of its own.
-fn base(path: &str, platform: &str) {
-    let registry = farm().registry();
+fn base(farm: &Farm, path: &str, platform: &str) {
+    let registry = farm.registry();
     let all = Repository::of(registry, croft_local::BASE_REPOSITORY).published("latest");
     let one = Repository::of(registry, path);
     one.put_copy("latest", &all.image(platform).manifest);
@@ -58,7 +76,7 @@ fn each_platform_is_built_by_the_stage_of_its_architecture_from_that_one_s_base(
         .iter()
         .zip(PLATFORMS)
     {
-        base(&format!("{}/{name}", context.nonce), platform);
+        base(farm, &format!("{}/{name}", context.nonce), platform);
     }
     let repository = Repository::of(farm.registry(), "shapes/by-architecture");
 
@@ -86,6 +104,48 @@ fn each_platform_is_built_by_the_stage_of_its_architecture_from_that_one_s_base(
 }
 
 #[test]
+fn the_stage_of_32_bit_arm_is_built_by_the_agent_of_arm64_that_runs_it() {
+    let platforms = ["linux/amd64", "linux/arm64", "linux/arm/v7"];
+    let mut options = FarmOptions::from_env().unwrap();
+    options.agents = croft_local::agents("amd64,arm64").unwrap();
+    options.engines.clear();
+    let both = Special {
+        platforms: platforms[1..].iter().map(|&one| one.to_owned()).collect(),
+        ..Special::default()
+    };
+    options.special = [(options.agents[1], both)].into();
+    let farm = &Farm::start(options).unwrap_or_else(|error| panic!("no farm: {error}"));
+    let buildx = Buildx::of(farm);
+    let context = Context::new(WITH_32_BITS);
+    for (name, platform) in ["base-a", "base-b", "base-c"].iter().zip(platforms) {
+        base(farm, &format!("{}/{name}", context.nonce), platform);
+    }
+    let repository = Repository::of(farm.registry(), "shapes/with-32-bits");
+
+    let built = buildx
+        .build(&context)
+        .platforms(&platforms)
+        .push(&repository.tag("latest"))
+        .run()
+        .succeeded();
+
+    let published = repository.published("latest");
+    assert_eq!(published.platforms(), platforms);
+    for (platform, architecture) in platforms.iter().zip(["amd64", "arm64", "armv7"]) {
+        let image = published.image(platform);
+        assert_eq!(image.file("/machine"), machine(platform));
+        assert_eq!(image.file("/architecture"), architecture);
+        assert_eq!(image.has("/own"), architecture == "armv7");
+    }
+    let on_arm = |times| ("arm64-1".to_owned(), times);
+    let chosen = runs(farm, &format!("chosen-{}", context.nonce));
+    assert_eq!(chosen, [("amd64-1".to_owned(), 1), on_arm(2)]);
+    let own = runs(farm, &format!("own-{}", context.nonce));
+    assert_eq!(own, [on_arm(1)]);
+    built.plan().check(PLAN_WITH_32_BITS);
+}
+
+#[test]
 fn builds_of_one_architecture_each_are_joined_by_the_user_s_own_tools() {
     let farm = farm();
     let buildx = Buildx::of(farm);
@@ -102,7 +162,7 @@ fn builds_of_one_architecture_each_are_joined_by_the_user_s_own_tools() {
         } else {
             prefix
         };
-        base(&format!("{folder}{}-base", context.nonce), platform);
+        base(farm, &format!("{folder}{}-base", context.nonce), platform);
     }
 
     let mut create = buildx.command(["imagetools", "create", "--tag", &repository.tag("latest")]);

@@ -6,17 +6,21 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ahead;
 mod back_and_forth;
 mod bake;
 mod by_architecture;
 mod by_system;
 mod commands;
+mod documents;
 mod examples;
 mod from_scratch;
 mod instructions;
+mod large_context;
 mod options;
 mod output;
 mod per_platform;
 mod progress;
+mod requirements;
 mod shared_builder;
 mod two_agents;

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -62,12 +63,17 @@ impl Buildx {
 
     /// A home whose builder [`BUILDER`] is the farm, as a user makes it.
     pub fn of(farm: &Farm) -> Buildx {
+        Buildx::by_way_of(farm.client_address(), farm)
+    }
+
+    /// The same through something that listens at another address and passes all on to the farm.
+    pub fn by_way_of(address: SocketAddr, farm: &Farm) -> Buildx {
         let mut buildx = Buildx::empty();
         buildx.farm = Some(FarmAccess {
             croft: farm.binaries().croft(),
             address: farm.client_address().to_string(),
         });
-        let address = format!("tcp://{}", farm.client_address());
+        let address = format!("tcp://{address}");
         buildx
             .run(["create", "--name", BUILDER, "--driver", "remote", &address])
             .succeeded();

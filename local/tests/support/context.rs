@@ -56,6 +56,16 @@ impl Context {
         fs::write(path, bytes).expect("writable");
     }
 
+    /// Makes a file of that many zeros, which takes no room on the disk.
+    pub fn zeros(self, path: &str, bytes: u64) -> Context {
+        self.write(path, b"");
+        let file = fs::File::options().write(true).open(self.path().join(path));
+        file.expect("just written")
+            .set_len(bytes)
+            .expect("a sparse file");
+        self
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.folder.path()

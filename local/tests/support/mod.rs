@@ -56,6 +56,7 @@ pub fn machine(platform: &str) -> &'static str {
     match platform {
         "linux/amd64" => "x86_64",
         "linux/arm64" => "aarch64",
+        "linux/arm/v7" => "armv7l",
         "linux/ppc64le" => "ppc64le",
         "linux/s390x" => "s390x",
         other => panic!("no machine for {other}"),
