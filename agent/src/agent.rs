@@ -9,6 +9,7 @@ use std::{
 };
 
 use croft_buildkit::{
+    api::pb,
     engine::{Address, Engine, EngineError},
     platform,
 };
@@ -30,12 +31,12 @@ use crate::{
     ids::{AttemptId, BuildId, RequestId, Token},
     keeper::{Keepers, LAST_WORDS, Shared},
     ledger::{Ledger, Outcome, Refusal, Report, Stop},
-    platform::{Abilities, Arm32},
+    platform::Abilities,
     progress::ProgressQueue,
     questions::Answers,
     sessions::Sessions,
     stage, telemetry,
-    trial::arm32_here,
+    trial::proven_here,
     tunnel::Tunnel,
     work::{Offer, Question},
 };
@@ -57,7 +58,7 @@ pub struct Options {
     /// Whether emulated platforms are offered.
     pub emulate: Emulation,
     /// The platforms that it is to stand for, whatever it is, its native one first; empty for what it is.
-    pub pretended: Vec<croft_buildkit::api::pb::Platform>,
+    pub pretended: Vec<pb::Platform>,
     /// The folder whose disk is watched; the engine's own by default.
     pub engine_root: Option<PathBuf>,
     /// Its own folder.
@@ -78,7 +79,8 @@ pub struct Agent {
     options: Options,
     engine: Engine,
     root: PathBuf,
-    arm32: Arm32,
+    /// The 32-bit platforms that the machine is known to run.
+    proven: Vec<pb::Platform>,
     health: watch::Receiver<Health>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) progress: Arc<ProgressQueue>,
@@ -110,11 +112,11 @@ impl Agent {
             Arc::new(ProgressQueue::default()),
         );
         let clock = Arc::new(Clock::default());
-        let arm32 = match address {
-            Address::Tcp { .. } => Arm32::Unproven,
+        let proven = match address {
+            Address::Tcp { .. } => Vec::new(),
             Address::Unix(_) | Address::DockerUnix(_) => {
-                let tried = tokio::task::spawn_blocking(arm32_here).await;
-                tried.unwrap_or(Arm32::Unproven)
+                let tried = tokio::task::spawn_blocking(proven_here).await;
+                tried.unwrap_or_default()
             }
         };
         let health = health::watch(engine.clone(), info);
@@ -129,7 +131,7 @@ impl Agent {
         let agent = Arc::new(Self {
             options,
             root,
-            arm32,
+            proven,
             health,
             engine,
             ledger,
@@ -165,7 +167,7 @@ impl Agent {
         let health = self.health.borrow().clone();
         let info = &health.info;
         let abilities = Abilities::pretended(&self.options.pretended)
-            .or_else(|| Abilities::of_engine(&info.platforms, self.arm32));
+            .or_else(|| Abilities::of_engine(&info.platforms, &self.proven));
         let texts = |platforms: &[_]| platforms.iter().map(platform::format).collect();
         let emulated = abilities
             .as_ref()

@@ -2,15 +2,6 @@
 
 use croft_buildkit::api::pb::Platform;
 
-/// How the machine's 32-bit arm comes about, where an engine lists it beside arm64: see [`crate::trial`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arm32 {
-    /// The processor ran a program of it.
-    Proven,
-    /// Only an emulator did, or this can't be seen from here.
-    Unproven,
-}
-
 /// What an engine can run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Abilities {
@@ -23,12 +14,14 @@ pub struct Abilities {
 }
 
 impl Abilities {
-    /// Sorts what an engine lists; its first platform is what its machine is. `None` if it lists nothing.
-    pub fn of_engine(listed: &[Platform], arm32: Arm32) -> Option<Self> {
+    /// Sorts what an engine lists; its first platform is what its machine is. `None` if it lists nothing. What is `proven` of the machine's
+    /// own 32-bit platforms (see [`crate::trial`]) it runs whether or not it lists it: engines only warn about others.
+    pub fn of_engine(listed: &[Platform], proven: &[Platform]) -> Option<Self> {
         let native = listed.first()?.clone();
+        let own = proven.iter().filter(|narrow| is_narrower(&native, narrow));
         let (mut platforms, mut emulated) = (Vec::new(), Vec::new());
-        for platform in listed {
-            let side = if runs_natively(&native, platform, arm32) {
+        for platform in listed.iter().chain(own) {
+            let side = if runs_natively(&native, platform, proven) {
                 &mut platforms
             } else {
                 &mut emulated
@@ -54,15 +47,18 @@ impl Abilities {
     }
 }
 
-fn runs_natively(native: &Platform, platform: &Platform, arm32: Arm32) -> bool {
-    if platform.os != native.os {
-        return false;
+fn runs_natively(native: &Platform, platform: &Platform, proven: &[Platform]) -> bool {
+    if is_narrower(native, platform) {
+        // Every amd64 processor can; of arm64 ones many can't, and what the engine lists may be an emulator's.
+        return native.architecture == "amd64" || proven.contains(platform);
     }
-    match (native.architecture.as_str(), platform.architecture.as_str()) {
-        ("amd64", "386") => true,
-        ("arm64", "arm") => arm32 == Arm32::Proven,
-        (ours, theirs) => ours == theirs,
-    }
+    platform.os == native.os && platform.architecture == native.architecture
+}
+
+/// Whether `platform` is the 32-bit one of the same family.
+fn is_narrower(native: &Platform, platform: &Platform) -> bool {
+    let family = (native.architecture.as_str(), platform.architecture.as_str());
+    platform.os == native.os && [("amd64", "386"), ("arm64", "arm")].contains(&family)
 }
 
 #[cfg(test)]
@@ -76,9 +72,10 @@ mod tests {
             .collect()
     }
 
-    fn check(listed: &[&str], arm32: Arm32, native: &[&str], emulated: &[&str]) {
-        let abilities = Abilities::of_engine(&platforms(listed), arm32).expect("some platform");
-        assert_eq!(abilities.native, platforms(listed)[0]);
+    fn check(listed: &[&str], proven: &[&str], native: &[&str], emulated: &[&str]) {
+        let (listed, proven) = (platforms(listed), platforms(proven));
+        let abilities = Abilities::of_engine(&listed, &proven).expect("some platform");
+        assert_eq!(abilities.native, listed[0]);
         assert_eq!(abilities.platforms, platforms(native));
         assert_eq!(abilities.emulated, platforms(emulated));
     }
@@ -93,7 +90,7 @@ mod tests {
                 "linux/arm64",
                 "linux/s390x",
             ],
-            Arm32::Proven,
+            &[],
             &["linux/amd64", "linux/amd64/v2", "linux/386"],
             &["linux/arm64", "linux/s390x"],
         );
@@ -102,17 +99,26 @@ mod tests {
     #[test]
     fn arm64_is_native_for_32_bit_arm_only_where_proven() {
         let listed = ["linux/arm64", "linux/arm/v7", "linux/arm/v6"];
-        check(&listed, Arm32::Proven, &listed, &[]);
+        check(&listed, &listed[1..], &listed, &[]);
+        check(&listed, &[], &["linux/arm64"], &listed[1..]);
+    }
+
+    #[test]
+    fn what_is_proven_counts_though_the_engine_does_not_list_it_but_not_on_another_machine() {
         check(
-            &listed,
-            Arm32::Unproven,
-            &["linux/arm64"],
-            &["linux/arm/v7", "linux/arm/v6"],
+            &["linux/amd64"],
+            &["linux/386"],
+            &["linux/amd64", "linux/386"],
+            &[],
         );
+        let arm = ["linux/arm64", "linux/arm/v7"];
+        check(&["linux/arm64"], &arm[1..], &arm, &[]);
+        check(&arm, &["linux/386"], &arm[..1], &arm[1..]);
+        check(&["linux/s390x"], &["linux/386"], &["linux/s390x"], &[]);
     }
 
     #[test]
     fn an_engine_without_platforms_has_no_abilities() {
-        assert_eq!(Abilities::of_engine(&[], Arm32::Proven), None);
+        assert_eq!(Abilities::of_engine(&[], &[]), None);
     }
 }

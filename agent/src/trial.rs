@@ -1,8 +1,8 @@
-//! Whether this machine's processor runs 32-bit arm: found out by running a program.
+//! Whether this machine's 64-bit processor and kernel also run the 32-bit programs of their family: found out by running one.
 //!
-//! An engine that lists 32-bit arm beside arm64 has run a program too, but can't tell the processor from an emulator; and what it lists may
-//! just be its configuration. So a program of ours is run, and while it waits the kernel is asked what it really runs: an emulated
-//! program is the emulator's process. Needs no file, no binfmt_misc to look into, and no rights.
+//! An engine runs such programs too before it lists a platform, but can't tell the processor from an emulator; what it lists may just be its
+//! configuration, and some builds of it have no programs to try. So a program of ours is run, and while it waits the kernel is asked what
+//! it really runs: an emulated program is the emulator's process. Needs no file, no binfmt_misc to look into, and no rights.
 
 use std::{
     fs,
@@ -13,24 +13,53 @@ use std::{
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::platform::Arm32;
+use croft_buildkit::{api::pb::Platform, platform};
 
 /// What the programs end with: a number that nothing else ends with.
 const ANSWER: u8 = 42;
 
-/// ELF's number for 32-bit arm, and its flag for the ABI that Linux has there.
-const ARM: (u16, u32) = (40, 0x0500_0000);
-/// Waits until it can't read from its standard input any more, and ends with [`ANSWER`].
-const ARM_CODE: [u32; 8] = [
-    0xe3a0_7003,                 // mov r7, #3 (read)
-    0xe3a0_0000,                 // mov r0, #0
-    0xe1a0_100d,                 // mov r1, sp
-    0xe3a0_2001,                 // mov r2, #1
-    0xef00_0000,                 // svc #0
-    0xe3a0_7001,                 // mov r7, #1 (exit)
-    0xe3a0_0000 | ANSWER as u32, // mov r0, #ANSWER
-    0xef00_0000,                 // svc #0
-];
+/// A family's 32-bit program: waits until it can't read from its standard input any more, and ends with [`ANSWER`].
+struct Program {
+    /// ELF's number for the machine.
+    machine: u16,
+    /// ELF's flags: the ABI that Linux has there.
+    flags: u32,
+    code: &'static [u8],
+    /// What a machine that runs it can build for.
+    proves: &'static [&'static str],
+}
+
+const I386: Program = Program {
+    machine: 3,
+    flags: 0,
+    code: &[
+        0xb8, 3, 0, 0, 0, // mov eax, 3 (read)
+        0x31, 0xdb, // xor ebx, ebx
+        0x89, 0xe1, // mov ecx, esp
+        0xba, 1, 0, 0, 0, // mov edx, 1
+        0xcd, 0x80, // int 0x80
+        0xb8, 1, 0, 0, 0, // mov eax, 1 (exit)
+        0xb3, ANSWER, // mov bl, ANSWER
+        0xcd, 0x80, // int 0x80
+    ],
+    proves: &["linux/386"],
+};
+
+const ARM: Program = Program {
+    machine: 40,
+    flags: 0x0500_0000,
+    code: &[
+        0x03, 0x70, 0xa0, 0xe3, // mov r7, #3 (read)
+        0x00, 0x00, 0xa0, 0xe3, // mov r0, #0
+        0x0d, 0x10, 0xa0, 0xe1, // mov r1, sp
+        0x01, 0x20, 0xa0, 0xe3, // mov r2, #1
+        0x00, 0x00, 0x00, 0xef, // svc #0
+        0x01, 0x70, 0xa0, 0xe3, // mov r7, #1 (exit)
+        ANSWER, 0x00, 0xa0, 0xe3, // mov r0, #ANSWER
+        0x00, 0x00, 0x00, 0xef, // svc #0
+    ],
+    proves: &["linux/arm/v7", "linux/arm/v6"],
+};
 
 /// What became of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,18 +70,25 @@ enum Ran {
     Emulated,
 }
 
-/// Tries it on this machine. Says nothing about an engine on another one.
-pub fn arm32_here() -> Arm32 {
-    let code: Vec<u8> = ARM_CODE
-        .iter()
-        .flat_map(|word| word.to_le_bytes())
-        .collect();
-    match run(&elf32(ARM, &code)) {
-        Ok(Ran::Natively) => Arm32::Proven,
-        Ok(Ran::Emulated) => Arm32::Unproven,
+/// The 32-bit platforms that this machine's own processor runs. Says nothing about an engine on another machine.
+pub fn proven_here() -> Vec<Platform> {
+    match std::env::consts::ARCH {
+        "x86_64" => proven_by(&I386),
+        "aarch64" => proven_by(&ARM),
+        _ => Vec::new(),
+    }
+}
+
+fn proven_by(program: &Program) -> Vec<Platform> {
+    match run(&elf32(program)) {
+        Ok(Ran::Natively) => {
+            let proves = program.proves.iter();
+            proves.filter_map(|text| platform::parse(text)).collect()
+        }
+        Ok(Ran::Emulated) => Vec::new(),
         Err(error) => {
-            tracing::debug!(%error, "this machine runs no 32-bit arm programs");
-            Arm32::Unproven
+            tracing::debug!(%error, "this machine runs no 32-bit programs");
+            Vec::new()
         }
     }
 }
@@ -82,10 +118,16 @@ fn run(program: &[u8]) -> io::Result<Ran> {
 }
 
 /// A whole 32-bit program of nothing but code.
-fn elf32((machine, flags): (u16, u32), code: &[u8]) -> Vec<u8> {
+fn elf32(program: &Program) -> Vec<u8> {
     const HEADERS: u16 = 52 + 32;
     /// Above what the kernel keeps free, and on a page's beginning however large pages are.
     const ADDRESS: u32 = 0x1_0000;
+    let Program {
+        machine,
+        flags,
+        code,
+        ..
+    } = *program;
     let size = u32::from(HEADERS) + u32::try_from(code.len()).unwrap_or(u32::MAX);
     let mut elf = b"\x7fELF\x01\x01\x01".to_vec();
     elf.resize(16, 0);
@@ -108,46 +150,29 @@ fn elf32((machine, flags): (u16, u32), code: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-
-    /// The same program for 32-bit x86.
-    const I386: (u16, u32) = (3, 0);
-    const I386_CODE: [u8; 25] = [
-        0xb8, 3, 0, 0, 0, // mov eax, 3 (read)
-        0x31, 0xdb, // xor ebx, ebx
-        0x89, 0xe1, // mov ecx, esp
-        0xba, 1, 0, 0, 0, // mov edx, 1
-        0xcd, 0x80, // int 0x80
-        0xb8, 1, 0, 0, 0, // mov eax, 1 (exit)
-        0xb3, ANSWER, // mov bl, ANSWER
-        0xcd, 0x80, // int 0x80
-    ];
 
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_32_bit_program_of_this_processors_own_is_seen_to_run_natively() {
-        assert_eq!(run(&elf32(I386, &I386_CODE)).unwrap(), Ran::Natively);
+        assert_eq!(run(&elf32(&I386)).unwrap(), Ran::Natively);
+        assert_eq!(proven_here().len(), 1);
     }
 
     /// Where arm runs here at all, an emulator runs it.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_program_that_an_emulator_runs_proves_nothing() {
-        let emulator = ["qemu-arm", "croft-qemu-arm"]
-            .iter()
-            .any(|name| Path::new("/proc/sys/fs/binfmt_misc").join(name).exists());
-        let code: Vec<u8> = ARM_CODE
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect();
-        let ran = run(&elf32(ARM, &code));
+        let emulator = ["qemu-arm", "croft-qemu-arm"].iter().any(|name| {
+            let entry = std::path::Path::new("/proc/sys/fs/binfmt_misc").join(name);
+            fs::read_to_string(entry).is_ok_and(|text| text.starts_with("enabled"))
+        });
+        let ran = run(&elf32(&ARM));
         match emulator {
             true => assert_eq!(ran.unwrap(), Ran::Emulated),
             false => assert!(ran.is_err()),
         }
-        assert_eq!(arm32_here(), Arm32::Unproven);
+        assert_eq!(proven_by(&ARM), []);
     }
 
     #[test]
