@@ -46,6 +46,11 @@ impl Failure {
         Self::new(Kind::Invalid, message)
     }
 
+    /// The build's own fault.
+    pub fn build(message: impl Into<String>) -> Self {
+        Self::new(Kind::Build, message)
+    }
+
     /// The farm's own fault.
     pub fn farm(message: impl Into<String>) -> Self {
         Self::new(Kind::Farm, message)

@@ -302,7 +302,9 @@ fn refuse_ungranted(build: &Build, stages: &[Stage]) -> Result<()> {
     for stage in stages {
         let needed = &stage.requirements.entitlements;
         if let Some(missing) = needed.iter().find(|needed| !granted.contains(needed)) {
-            return Err(Failure::invalid(format!("{missing} is not allowed")));
+            return Err(Failure::build(format!(
+                "failed to load LLB: {missing} is not allowed"
+            )));
         }
     }
     Ok(())
