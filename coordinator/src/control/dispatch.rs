@@ -69,6 +69,11 @@ async fn pass(control: &Arc<Control>) -> Result<()> {
     if snapshot.ready.is_empty() {
         return Ok(());
     }
+    for stage in &mut snapshot.ready {
+        if let Some(agent) = only_reader(control, stage.key) {
+            stage.pinned = Some(agent);
+        }
+    }
     let policy = &control.settings.policy;
     let mut holds = Vec::new();
     let mut feeding = false;
@@ -120,6 +125,13 @@ async fn pass(control: &Arc<Control>) -> Result<()> {
         control.wake();
     }
     Ok(())
+}
+
+/// The agent that ran the build's frontend, where a stage needs what only that one's engine has read: a context from a client's pipe.
+fn only_reader(control: &Control, key: StageKey) -> Option<AgentId> {
+    let build = control.build(key.build)?;
+    let stage = build.planned()?.plan.stage(key.stage)?;
+    stage.reads_once.then(|| build.planner())?
 }
 
 /// Whether a stage that waits for results may go to the agent that is making them: what it is to solve there is known then.

@@ -4,6 +4,7 @@
 //! is the truth about a build: that is in the store. Kept here is what can't be stored (connections, definitions in flight, secrets).
 
 mod build;
+mod config;
 mod dispatch;
 mod events;
 mod failure;

@@ -12,7 +12,7 @@ use super::failure::{Failure, Kind, Result};
 use super::image::Outputs;
 use super::progress::Ending;
 use super::publish::{Logins, platform_name};
-use super::{Control, record};
+use super::{Control, config, record};
 use crate::store::{BuildEnd, NewBuild, PlanRows};
 
 /// What goes back to the client.
@@ -152,7 +152,8 @@ impl Control {
                     .map_err(|e: croft_planner::PlatformError| Failure::invalid(e.to_string()))?,
                 None => platform.clone(),
             };
-            result.platform.get_or_insert_with(|| oci(&target));
+            let platform = result.platform.get_or_insert_with(|| oci(&target));
+            result.config.get_or_insert_with(|| config::unsaid(platform));
             if let Some(definition) = &result.definition {
                 self.refuse_definition(definition)?;
             }
