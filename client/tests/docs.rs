@@ -118,7 +118,8 @@ fn links_between_the_documents_lead_somewhere() {
         "ARCHITECTURE.md",
         "docs/start.md",
         "docs/operate.md",
-        "docs/how-builds-are-split.md",
+        "docs/dockerfiles.md",
+        "docs/differences.md",
         "examples/README.md",
     ];
     for document in documents {

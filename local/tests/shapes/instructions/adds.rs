@@ -1,10 +1,12 @@
 //! `ADD`: archives, URLs and git repositories.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -90,6 +92,35 @@ fn archives_are_unpacked_and_urls_fetched_wherever_they_are_needed() {
     assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
     let after = runs(farm(), &format!("after-{}", context.nonce));
     assert_eq!(after.len(), 4, "{after:?}");
+}
+
+const CHANGING: &str = "\
+FROM busybox
+ARG WEB
+ADD $WEB/file /one
+RUN : target-$NONCE && uname -m > /machine && cp /one /seen
+ADD $WEB/file /two
+";
+
+#[test]
+fn a_url_that_changes_while_it_is_built_gives_every_platform_the_same() {
+    let context = Context::new(CHANGING);
+    let asked = AtomicUsize::new(0);
+    let nonce = context.nonce.clone();
+    let web = Web::answer(move |_| {
+        let times = asked.fetch_add(1, Ordering::Relaxed);
+        Some(format!("{nonce} {times}\n").into_bytes())
+    });
+    let argument = format!("--build-arg=WEB={}", web.address());
+    let buildx = Buildx::of(farm());
+    let (_, images) = published(&buildx, "changing", &context, &[&argument]);
+    let all: BTreeSet<_> = images
+        .iter()
+        .flat_map(|image| ["/one", "/seen", "/two"].map(|path| image.file(path)))
+        .collect();
+    assert_eq!(all.len(), 1, "{all:?} {:?}", web.served());
+    let gets = web.served().into_iter().filter(|one| one == "GET /file");
+    assert_eq!(gets.count(), 1, "{:?}", web.served());
 }
 
 #[test]
