@@ -1,0 +1,708 @@
+//! What the database holds in the simulation, and the guarded changes that it takes. Each says [`Stale`] and changes nothing where the real
+//! store's statement would change no row; each transition goes through the lifecycles' own tables, so that an illegal one ends the test.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use croft_planner::{EdgeId, StageId};
+use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Load, Presence, StageKey, Start};
+use croft_scheduler::lease::has_ended;
+use croft_scheduler::place::{ExportedInput, Input, ReadyStage, Supply};
+use croft_scheduler::{
+    AgentId, AttemptEvent, AttemptId, AttemptState, BuildEvent, BuildId, BuildState, FailureKind,
+    FarmBudget, LeaseTerms, Retry, StageEvent, StageState, Timestamp, Token, retry,
+};
+
+/// Nothing was changed: what was expected is not so any more.
+#[derive(Debug)]
+pub struct Stale;
+
+/// A change, or nothing.
+pub type Guarded<T> = Result<T, Stale>;
+
+/// What a result was made from: of each stage behind it, the attempt that ran it; itself included.
+pub type Origin = Rc<BTreeMap<usize, Token>>;
+
+pub struct Build {
+    pub state: BuildState,
+    pub stages: Vec<Stage>,
+    pub outputs: Vec<Output>,
+    /// Who ended it, if it didn't succeed.
+    pub why: Option<End>,
+}
+
+/// Why a build did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// One of its commands failed.
+    OwnFault,
+    /// The farm failed too often at one stage.
+    Budget,
+    /// Nobody came to run a stage.
+    NoAgent,
+    /// Its client didn't want it any more.
+    Cancelled,
+}
+
+pub struct Stage {
+    /// All that the scheduler is told, but for what moves.
+    pub ready: ReadyStage,
+    pub inputs: Vec<usize>,
+    pub outputs: Vec<usize>,
+    /// How long it takes.
+    pub work: Duration,
+    /// Whether its command fails.
+    pub fails: bool,
+    pub state: StageState,
+    pub since: Timestamp,
+    pub not_before: Timestamp,
+    pub farm_failures: u32,
+    pub unserved_since: Option<Timestamp>,
+}
+
+pub struct Output {
+    pub stage: usize,
+    /// Nobody, if it is a target.
+    pub consumers: Vec<usize>,
+    pub held: Option<(AgentId, Origin)>,
+    pub image: Option<Origin>,
+}
+
+impl Output {
+    fn is_there(&self) -> bool {
+        self.held.is_some() || self.image.is_some()
+    }
+}
+
+pub struct Attempt {
+    pub key: StageKey,
+    pub agent: AgentId,
+    pub token: Token,
+    pub state: AttemptState,
+    pub lease_until: Timestamp,
+    pub since: Timestamp,
+    pub failed_by_farm: bool,
+}
+
+/// A placement that is to be committed.
+pub struct NewAttempt {
+    pub id: AttemptId,
+    pub key: StageKey,
+    pub agent: AgentId,
+    /// The connection that the offer will be sent over.
+    pub epoch: u64,
+}
+
+/// What stands for an input in an offer.
+#[derive(Debug, Clone)]
+pub enum Bound {
+    /// The agent's own result.
+    Held(Origin),
+    /// An image.
+    Image(Origin),
+}
+
+/// A result that an attempt delivers.
+pub struct Delivered {
+    pub output: usize,
+    pub origin: Origin,
+    /// Whether it was exported at once.
+    pub exported: bool,
+}
+
+/// Attempts that a change ended: their agents are to be told.
+pub type Cancelled = Vec<(AgentId, AttemptId)>;
+
+#[derive(Default)]
+pub struct Books {
+    pub builds: BTreeMap<BuildId, Build>,
+    pub attempts: BTreeMap<AttemptId, Attempt>,
+    /// The live ones of `attempts`.
+    pub live: BTreeSet<AttemptId>,
+    /// As the scheduler sees them, without load.
+    pub agents: BTreeMap<AgentId, AgentView>,
+    pub epochs: BTreeMap<AgentId, u64>,
+    pub last_seen: BTreeMap<AgentId, Timestamp>,
+    /// Grows with each change: a stale one must leave it alone.
+    pub version: u64,
+    token: u64,
+}
+
+impl Books {
+    // ---- agents
+
+    pub fn hello(&mut self, view: &AgentView, now: Timestamp) -> u64 {
+        self.version += 1;
+        let duty = self.agents.get(&view.id).map_or(Duty::Active, |a| a.duty);
+        let joined = AgentView {
+            presence: Presence::Connected,
+            health: Health::Healthy,
+            duty,
+            ..view.clone()
+        };
+        self.agents.insert(view.id, joined);
+        self.last_seen.insert(view.id, now);
+        let epoch = self.epochs.entry(view.id).or_default();
+        *epoch += 1;
+        *epoch
+    }
+
+    pub fn heard(
+        &mut self,
+        agent: AgentId,
+        epoch: u64,
+        health: Health,
+        now: Timestamp,
+    ) -> Guarded<()> {
+        let view = self.connected(agent, epoch)?;
+        view.health = health;
+        self.last_seen.insert(agent, now);
+        self.version += 1;
+        Ok(())
+    }
+
+    pub fn away(&mut self, agent: AgentId, epoch: u64) -> Guarded<()> {
+        self.connected(agent, epoch)?.presence = Presence::Away;
+        self.version += 1;
+        Ok(())
+    }
+
+    fn connected(&mut self, agent: AgentId, epoch: u64) -> Guarded<&mut AgentView> {
+        if self.epochs.get(&agent) != Some(&epoch) {
+            return Err(Stale);
+        }
+        self.agents
+            .get_mut(&agent)
+            .filter(|view| view.presence == Presence::Connected)
+            .ok_or(Stale)
+    }
+
+    /// What a coordinator that starts does first.
+    pub fn all_away(&mut self) {
+        self.version += 1;
+        for view in self.agents.values_mut() {
+            view.presence = Presence::Away;
+        }
+    }
+
+    // ---- what is decided on
+
+    pub fn fleet(&self) -> FleetView {
+        let mut agents = self.agents.clone();
+        for id in &self.live {
+            let attempt = &self.attempts[id];
+            let stage = self.stage(attempt.key);
+            let Some(view) = agents.get_mut(&attempt.agent) else {
+                continue;
+            };
+            let commands = stage.ready.commands.iter();
+            view.cache
+                .extend(commands.map(|command| command.identity.clone()));
+            view.load.push(Load {
+                key: attempt.key,
+                project: stage.ready.project.clone(),
+                start: Start::Complete,
+                since: attempt.since,
+                expected: Some(stage.work),
+            });
+        }
+        FleetView {
+            agents: agents.into_values().collect(),
+        }
+    }
+
+    pub fn ready(&self) -> Vec<ReadyStage> {
+        let mut all = Vec::new();
+        for (id, build) in &self.builds {
+            if build.state != BuildState::Running {
+                continue;
+            }
+            for (number, stage) in build.stages.iter().enumerate() {
+                if stage.state == StageState::Ready {
+                    all.push(self.ready_stage(*id, build, number));
+                }
+            }
+        }
+        all
+    }
+
+    fn ready_stage(&self, id: BuildId, build: &Build, number: usize) -> ReadyStage {
+        let stage = &build.stages[number];
+        let input = |&edge: &usize| Input {
+            edge: EdgeId(edge as u32),
+            held_on: build.outputs[edge].held.as_ref().map(|(agent, _)| *agent),
+            supply: Supply::There,
+            exported: build.outputs[edge].image.as_ref().map(|_| ExportedInput {
+                bytes: 1 << 20,
+                pulled_by: BTreeSet::new(),
+            }),
+        };
+        let mut failed_on: BTreeMap<AgentId, u32> = BTreeMap::new();
+        let mut last_of_group: Option<(Token, AgentId)> = None;
+        for attempt in self.attempts.values().filter(|a| a.key.build == id) {
+            let other = attempt.key.stage.index();
+            if other == number && attempt.failed_by_farm {
+                *failed_on.entry(attempt.agent).or_default() += 1;
+            }
+            let group = build.stages[other].ready.together;
+            if group.is_some() && group == stage.ready.together {
+                last_of_group = last_of_group.max(Some((attempt.token, attempt.agent)));
+            }
+        }
+        ReadyStage {
+            ready_since: stage.since,
+            not_before: stage.not_before,
+            pinned: last_of_group.map(|(_, agent)| agent),
+            inputs: stage.inputs.iter().map(input).collect(),
+            failed_on,
+            ..stage.ready.clone()
+        }
+    }
+
+    pub fn stage(&self, key: StageKey) -> &Stage {
+        &self.builds[&key.build].stages[key.stage.index()]
+    }
+
+    fn stage_mut(&mut self, key: StageKey) -> &mut Stage {
+        let build = self.builds.get_mut(&key.build).expect("a build of ours");
+        &mut build.stages[key.stage.index()]
+    }
+
+    fn running(&mut self, build: BuildId) -> Guarded<&mut Build> {
+        self.builds
+            .get_mut(&build)
+            .filter(|build| build.state == BuildState::Running)
+            .ok_or(Stale)
+    }
+
+    // ---- attempts
+
+    pub fn offer(
+        &mut self,
+        new: &NewAttempt,
+        bound: &BTreeMap<usize, Bound>,
+        terms: &LeaseTerms,
+        now: Timestamp,
+    ) -> Guarded<Token> {
+        let NewAttempt {
+            id,
+            key,
+            agent,
+            epoch,
+        } = *new;
+        let taken = self
+            .live
+            .iter()
+            .filter(|id| self.attempts[id].agent == agent);
+        let taken = taken.count();
+        let view = self.connected(agent, epoch)?;
+        let takes = view.health == Health::Healthy && view.duty == Duty::Active;
+        if !takes || taken >= view.slots as usize {
+            return Err(Stale);
+        }
+        let build = self.running(key.build)?;
+        let stage = &build.stages[key.stage.index()];
+        let is_there = |(edge, bound): (&usize, &Bound)| {
+            let output = &build.outputs[*edge];
+            match bound {
+                Bound::Held(origin) => {
+                    matches!(&output.held, Some((on, now)) if *on == agent && Rc::ptr_eq(now, origin))
+                }
+                Bound::Image(origin) => {
+                    matches!(&output.image, Some(now) if Rc::ptr_eq(now, origin))
+                }
+            }
+        };
+        if stage.state != StageState::Ready
+            || stage.not_before > now
+            || !bound.iter().all(is_there)
+            || bound.len() != stage.inputs.len()
+        {
+            return Err(Stale);
+        }
+        self.move_stage(key, StageEvent::Placed, now);
+        self.token += 1;
+        let token = Token(self.token);
+        let attempt = Attempt {
+            key,
+            agent,
+            token,
+            state: AttemptState::Offered,
+            lease_until: terms.until(now),
+            since: now,
+            failed_by_farm: false,
+        };
+        let lives = |id: &&AttemptId| self.attempts[id].key == key;
+        assert!(
+            !self.live.iter().any(|id| lives(&id)),
+            "two attempts at {key} would live"
+        );
+        self.attempts.insert(id, attempt);
+        self.live.insert(id);
+        Ok(token)
+    }
+
+    pub fn accept(&mut self, agent: AgentId, id: AttemptId, token: Token) -> Guarded<()> {
+        let attempt = self.attempts.get(&id).ok_or(Stale)?;
+        if (attempt.agent, attempt.token, attempt.state) != (agent, token, AttemptState::Offered) {
+            return Err(Stale);
+        }
+        self.move_attempt(id, AttemptEvent::Accepted);
+        Ok(())
+    }
+
+    pub fn renew(
+        &mut self,
+        agent: AgentId,
+        held: &[(AttemptId, Token)],
+        terms: &LeaseTerms,
+        now: Timestamp,
+    ) -> BTreeSet<AttemptId> {
+        let mut renewed = BTreeSet::new();
+        for (id, token) in held {
+            if self.lives(agent, *id, *token).is_ok() {
+                self.version += 1;
+                self.attempts.get_mut(id).expect("it lives").lease_until = terms.until(now);
+                renewed.insert(*id);
+            }
+        }
+        renewed
+    }
+
+    fn lives(&self, agent: AgentId, id: AttemptId, token: Token) -> Guarded<StageKey> {
+        let attempt = self.attempts.get(&id).ok_or(Stale)?;
+        let same = (attempt.agent, attempt.token) == (agent, token);
+        if !same || attempt.state.is_final() {
+            return Err(Stale);
+        }
+        match self.builds[&attempt.key.build].state {
+            BuildState::Running => Ok(attempt.key),
+            _ => Err(Stale),
+        }
+    }
+
+    pub fn deliver(
+        &mut self,
+        agent: AgentId,
+        id: AttemptId,
+        token: Token,
+        delivered: &Delivered,
+        now: Timestamp,
+    ) -> Guarded<()> {
+        let key = self.lives(agent, id, token)?;
+        let build = self.running(key.build)?;
+        let output = &mut build.outputs[delivered.output];
+        output.held = Some((agent, Rc::clone(&delivered.origin)));
+        output.image = delivered.exported.then(|| Rc::clone(&delivered.origin));
+        self.version += 1;
+        self.settle(key.build, now);
+        Ok(())
+    }
+
+    /// True if the build has nothing more to run.
+    pub fn succeed(
+        &mut self,
+        agent: AgentId,
+        id: AttemptId,
+        token: Token,
+        now: Timestamp,
+    ) -> Guarded<bool> {
+        let key = self.lives(agent, id, token)?;
+        let build = &self.builds[&key.build];
+        let stage = &build.stages[key.stage.index()];
+        if !stage.outputs.iter().all(|o| build.outputs[*o].is_there()) {
+            return Err(Stale);
+        }
+        self.move_attempt(id, AttemptEvent::Succeeded);
+        self.move_stage(key, StageEvent::Succeeded, now);
+        self.settle(key.build, now);
+        let stages = &self.builds[&key.build].stages;
+        Ok(stages.iter().all(|stage| stage.state == StageState::Done))
+    }
+
+    /// Also how many live attempts it ended, and whether the build is to fail.
+    pub fn fail(
+        &mut self,
+        agent: AgentId,
+        id: AttemptId,
+        token: Token,
+        event: AttemptEvent,
+        budget: &FarmBudget,
+        now: Timestamp,
+    ) -> Guarded<(Cancelled, Option<End>)> {
+        let key = self.lives(agent, id, token)?;
+        if event == AttemptEvent::LeaseEnded && !has_ended(self.attempts[&id].lease_until, now) {
+            return Err(Stale);
+        }
+        self.move_attempt(id, event);
+        let kind = match event {
+            AttemptEvent::Failed(kind) => kind,
+            _ => FailureKind::Farm,
+        };
+        if kind == FailureKind::Farm {
+            self.attempts.get_mut(&id).expect("it lived").failed_by_farm = true;
+        }
+        let before = self.stage(key).farm_failures;
+        match retry(budget, before, kind) {
+            Retry::No => {
+                self.move_stage(key, StageEvent::Failed, now);
+                let why = match kind {
+                    FailureKind::Build => End::OwnFault,
+                    FailureKind::Farm => End::Budget,
+                };
+                Ok((Cancelled::new(), Some(why)))
+            }
+            Retry::After(pause) => {
+                self.move_stage(key, StageEvent::FarmFailed, now);
+                let stage = self.stage_mut(key);
+                stage.farm_failures += 1;
+                stage.not_before = now + pause;
+                // What it had delivered may be in others by now, though it be lost meanwhile, and the next attempt makes it anew.
+                let cancelled =
+                    self.invalidate(key.build, BTreeSet::from([key.stage.index()]), now);
+                Ok((cancelled, None))
+            }
+        }
+    }
+
+    pub fn expired(&self, now: Timestamp) -> Vec<(AgentId, AttemptId, Token)> {
+        self.live
+            .iter()
+            .map(|id| (id, &self.attempts[id]))
+            .filter(|(_, attempt)| has_ended(attempt.lease_until, now))
+            .map(|(id, attempt)| (attempt.agent, *id, attempt.token))
+            .collect()
+    }
+
+    // ---- results
+
+    /// An agent's keeper is gone, and with it what only it held.
+    pub fn lose_held(&mut self, build: BuildId, agent: AgentId, now: Timestamp) -> Cancelled {
+        let Ok(found) = self.running(build) else {
+            return Cancelled::new();
+        };
+        for output in &mut found.outputs {
+            let is_target = output.consumers.is_empty();
+            if !is_target && output.held.as_ref().is_some_and(|(on, _)| *on == agent) {
+                output.held = None;
+            }
+        }
+        self.version += 1;
+        self.invalidate_lost(build, now)
+    }
+
+    /// The registry has lost an image.
+    pub fn lose_image(
+        &mut self,
+        build: BuildId,
+        edge: usize,
+        origin: &Origin,
+        now: Timestamp,
+    ) -> Cancelled {
+        let Ok(found) = self.running(build) else {
+            return Cancelled::new();
+        };
+        let image = &mut found.outputs[edge].image;
+        if image.as_ref().is_some_and(|now| Rc::ptr_eq(now, origin)) {
+            *image = None;
+            self.version += 1;
+        }
+        self.invalidate_lost(build, now)
+    }
+
+    /// A result that an agent holds was exported for others.
+    pub fn export(
+        &mut self,
+        build: BuildId,
+        edge: usize,
+        agent: AgentId,
+        origin: &Origin,
+    ) -> Guarded<()> {
+        let output = &mut self.running(build)?.outputs[edge];
+        match &output.held {
+            Some((on, now)) if *on == agent && Rc::ptr_eq(now, origin) => {
+                output.image = Some(Rc::clone(origin));
+                self.version += 1;
+                Ok(())
+            }
+            _ => Err(Stale),
+        }
+    }
+
+    fn invalidate_lost(&mut self, build: BuildId, now: Timestamp) -> Cancelled {
+        let found = &self.builds[&build];
+        let wants = |consumer: &usize| {
+            matches!(
+                found.stages[*consumer].state,
+                StageState::Waiting | StageState::Ready | StageState::Running
+            )
+        };
+        let lost = |output: &&Output| {
+            !output.is_there()
+                && found.stages[output.stage].state == StageState::Done
+                && output.consumers.iter().any(wants)
+        };
+        let roots: BTreeSet<usize> = found
+            .outputs
+            .iter()
+            .filter(lost)
+            .map(|output| output.stage)
+            .collect();
+        match roots.is_empty() {
+            true => Cancelled::new(),
+            false => self.invalidate(build, roots, now),
+        }
+    }
+
+    /// Takes these stages back, all that came from them, and all that must run again so that they can.
+    fn invalidate(&mut self, build: BuildId, roots: BTreeSet<usize>, now: Timestamp) -> Cancelled {
+        let found = &self.builds[&build];
+        let mut invalid = roots.clone();
+        let mut next: Vec<usize> = roots.into_iter().collect();
+        while let Some(stage) = next.pop() {
+            let consumers = found.stages[stage]
+                .outputs
+                .iter()
+                .flat_map(|output| found.outputs[*output].consumers.iter().copied());
+            let producers = found.stages[stage]
+                .inputs
+                .iter()
+                .map(|input| &found.outputs[*input])
+                .filter(|output| !output.is_there())
+                .map(|output| output.stage)
+                .filter(|producer| found.stages[*producer].state == StageState::Done);
+            for other in consumers.chain(producers) {
+                if invalid.insert(other) {
+                    next.push(other);
+                }
+            }
+        }
+        let mut cancelled = Cancelled::new();
+        for stage in invalid {
+            let key = StageKey {
+                build,
+                stage: StageId(stage as u32),
+            };
+            let state = self.stage(key).state;
+            if !matches!(
+                state,
+                StageState::Ready | StageState::Running | StageState::Done
+            ) {
+                continue;
+            }
+            self.move_stage(key, StageEvent::Invalidated, now);
+            let live = self.live.iter().copied();
+            let of_it: Vec<AttemptId> = live.filter(|id| self.attempts[id].key == key).collect();
+            for id in of_it {
+                self.move_attempt(id, AttemptEvent::Cancelled);
+                cancelled.push((self.attempts[&id].agent, id));
+            }
+            let outputs = self.stage(key).outputs.clone();
+            let found = self.builds.get_mut(&build).expect("a build of ours");
+            for output in outputs {
+                (found.outputs[output].held, found.outputs[output].image) = (None, None);
+            }
+        }
+        self.settle(build, now);
+        cancelled
+    }
+
+    /// Stages whose inputs are all there become ready.
+    pub fn settle(&mut self, build: BuildId, now: Timestamp) {
+        let found = &self.builds[&build];
+        let is_ready = |stage: &Stage| {
+            stage.state == StageState::Waiting
+                && stage.inputs.iter().all(|i| found.outputs[*i].is_there())
+        };
+        let ready: Vec<usize> = (0..found.stages.len())
+            .filter(|number| is_ready(&found.stages[*number]))
+            .collect();
+        for number in ready {
+            let stage = StageId(number as u32);
+            self.move_stage(StageKey { build, stage }, StageEvent::InputsThere, now);
+        }
+    }
+
+    // ---- ends
+
+    /// Nobody came to run a stage.
+    pub fn give_up(&mut self, key: StageKey, now: Timestamp) -> Guarded<()> {
+        self.running(key.build)?;
+        if self.stage(key).state != StageState::Ready {
+            return Err(Stale);
+        }
+        self.move_stage(key, StageEvent::Failed, now);
+        Ok(())
+    }
+
+    pub fn publish(&mut self, build: BuildId) -> Guarded<()> {
+        let found = self.running(build)?;
+        if !found.stages.iter().all(|s| s.state == StageState::Done) {
+            return Err(Stale);
+        }
+        self.move_build(build, BuildEvent::Built);
+        Ok(())
+    }
+
+    pub fn published(&mut self, build: BuildId) -> Guarded<()> {
+        match self.builds[&build].state {
+            BuildState::Publishing => self.move_build(build, BuildEvent::Published),
+            _ => return Err(Stale),
+        }
+        Ok(())
+    }
+
+    pub fn end(&mut self, build: BuildId, why: End, now: Timestamp) -> Guarded<Cancelled> {
+        if self.builds[&build].state.is_final() {
+            return Err(Stale);
+        }
+        let event = match why {
+            End::Cancelled => BuildEvent::Cancelled,
+            _ => BuildEvent::Failed,
+        };
+        let live = self.live.iter().copied();
+        let attempts: Vec<AttemptId> = live
+            .filter(|id| self.attempts[id].key.build == build)
+            .collect();
+        let mut cancelled = Cancelled::new();
+        for id in attempts {
+            self.move_attempt(id, AttemptEvent::Cancelled);
+            cancelled.push((self.attempts[&id].agent, id));
+        }
+        for number in 0..self.builds[&build].stages.len() {
+            let stage = StageId(number as u32);
+            let key = StageKey { build, stage };
+            if !matches!(self.stage(key).state, StageState::Done | StageState::Failed) {
+                self.move_stage(key, StageEvent::Cancelled, now);
+            }
+        }
+        self.move_build(build, event);
+        self.builds.get_mut(&build).expect("a build of ours").why = Some(why);
+        Ok(cancelled)
+    }
+
+    // ---- the lifecycles' tables
+
+    fn move_build(&mut self, build: BuildId, event: BuildEvent) {
+        self.version += 1;
+        let found = self.builds.get_mut(&build).expect("a build of ours");
+        found.state = found.state.apply(event).expect("a legal transition");
+    }
+
+    fn move_stage(&mut self, key: StageKey, event: StageEvent, now: Timestamp) {
+        self.version += 1;
+        let stage = self.stage_mut(key);
+        stage.state = stage.state.apply(event).expect("a legal transition");
+        (stage.since, stage.unserved_since) = (now, None);
+    }
+
+    fn move_attempt(&mut self, id: AttemptId, event: AttemptEvent) {
+        self.version += 1;
+        let attempt = self.attempts.get_mut(&id).expect("an attempt of ours");
+        attempt.state = attempt.state.apply(event).expect("a legal transition");
+        if attempt.state.is_final() {
+            self.live.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What breaks, and how it is mended.
+
+use std::time::Duration;
+
+use croft_scheduler::AgentId;
+use croft_scheduler::fleet::{Duty, Health};
+
+use super::agent::Life;
+use super::farm::{Event, Farm, Mended};
+
+impl Farm {
+    pub(super) fn fault(&mut self) {
+        let ids: Vec<AgentId> = self.agents.keys().copied().collect();
+        let agent = ids[self.rng.usize(..ids.len())];
+        let up = self.agents[&agent].life == Life::Up;
+        let back = self.within(Duration::from_secs(60));
+        match self.rng.u32(..10) {
+            0 if up => {
+                self.cut(agent);
+                self.agents.get_mut(&agent).expect("one of ours").die();
+                self.after(back, Event::Mend(agent, Mended::Return));
+            }
+            1 | 2 if up => {
+                self.agents.get_mut(&agent).expect("one of ours").life = Life::Frozen;
+                self.after(back, Event::Mend(agent, Mended::Thaw));
+            }
+            3 | 4 if up => self.cut(agent),
+            5 if up => {
+                let said = self
+                    .agents
+                    .get_mut(&agent)
+                    .expect("one of ours")
+                    .lose_keepers();
+                said.into_iter().for_each(|report| self.say(agent, report));
+            }
+            6 => {
+                if let Some(view) = self.books.agents.get_mut(&agent) {
+                    view.duty = Duty::Draining;
+                    self.after(back, Event::Mend(agent, Mended::Resume));
+                }
+            }
+            7 => {
+                self.agents.get_mut(&agent).expect("one of ours").health = Health::Unhealthy;
+                self.after(back, Event::Mend(agent, Mended::Healthy));
+            }
+            8 => {
+                let count = self.images.len();
+                if let Some(image) = (count > 0).then(|| self.rng.usize(..count)) {
+                    let image = *self.images.iter().nth(image).expect("one of them");
+                    self.images.remove(&image);
+                }
+            }
+            9 if self.coordinator.up => {
+                self.coordinator.up = false;
+                self.coordinator.links.clear();
+                let linked: Vec<AgentId> = ids
+                    .into_iter()
+                    .filter(|id| self.agents[id].linked)
+                    .collect();
+                linked.into_iter().for_each(|agent| self.cut(agent));
+                let wait = self.millis(20_000);
+                self.after(wait, Event::Start);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn mend(&mut self, agent: AgentId, what: Mended) {
+        let one = self.agents.get_mut(&agent).expect("one of ours");
+        match what {
+            Mended::Thaw if one.life == Life::Frozen => {
+                one.life = Life::Up;
+                // What it holds no more it lets go before it does anything else.
+                one.expire(self.terms.lease, self.now);
+                let waiting = self.frozen.remove(&agent).unwrap_or_default();
+                waiting
+                    .into_iter()
+                    .for_each(|event| self.at(self.now, event));
+            }
+            Mended::Return if one.life == Life::Dead => {
+                one.life = Life::Up;
+                self.after(Duration::from_millis(10), Event::Connect(agent));
+            }
+            Mended::Resume => {
+                if let Some(view) = self.books.agents.get_mut(&agent) {
+                    view.duty = Duty::Active;
+                }
+                self.wake();
+            }
+            Mended::Healthy => one.health = Health::Healthy,
+            Mended::Thaw | Mended::Return => {}
+        }
+    }
+
+    /// All that is broken is mended, and nothing breaks any more.
+    pub(super) fn calm(&mut self) {
+        self.stormy = false;
+        let pending: Vec<u64> = self
+            .events
+            .iter()
+            .filter(|(_, event)| matches!(event, Event::Fault))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in pending {
+            self.events.insert(number, Event::Pass);
+        }
+        for agent in self.agents.keys().copied().collect::<Vec<_>>() {
+            for what in [
+                Mended::Thaw,
+                Mended::Return,
+                Mended::Resume,
+                Mended::Healthy,
+            ] {
+                self.mend(agent, what);
+            }
+        }
+        if !self.coordinator.up {
+            self.start();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The promises, checked as the simulation goes on and when it is over.
+
+use std::collections::BTreeMap;
+
+use croft_scheduler::fleet::FleetView;
+use croft_scheduler::place::{Decision, ReadyStage, Refusal};
+use croft_scheduler::{AgentId, AttemptState, BuildId, BuildState, FarmBudget, StageState, Token};
+
+use super::books::{Books, End};
+use super::support::could;
+
+/// Every placement is on an agent that can take it, and every refusal had to be: by brute force.
+pub fn decisions(fleet: &FleetView, stages: &[ReadyStage], decisions: &[Decision]) {
+    let by_key: BTreeMap<_, _> = stages.iter().map(|stage| (stage.key, stage)).collect();
+    let mut free: BTreeMap<AgentId, u32> = fleet
+        .agents
+        .iter()
+        .map(|agent| (agent.id, agent.free_slots()))
+        .collect();
+    for decision in decisions {
+        let stage = by_key[&decision.key()];
+        let fit = || {
+            fleet
+                .agents
+                .iter()
+                .filter(|agent| could(fleet, agent, stage))
+        };
+        match decision {
+            Decision::Placed { agent, .. } => {
+                assert!(fit().any(|view| view.id == *agent), "unfit: {decision:?}");
+                let slots = free.get_mut(agent).expect("an agent of the fleet");
+                *slots = slots.checked_sub(1).expect("a slot is given away once");
+            }
+            Decision::Held { why, .. } => match why {
+                Refusal::Pause => {}
+                Refusal::Inputs => assert!(stage.is_ahead(), "{decision:?}"),
+                Refusal::Nobody { .. } => assert_eq!(fit().count(), 0, "{decision:?}"),
+                Refusal::Full { .. } => {
+                    assert!(fit().all(|view| free[&view.id] == 0), "{decision:?}")
+                }
+                Refusal::WorthWaiting { agent, .. } => assert!(
+                    fit().any(|view| view.name == *agent && free[&view.id] == 0),
+                    "{decision:?}"
+                ),
+            },
+        }
+    }
+}
+
+/// All that a build publishes was made from one set of artifacts, each by an attempt that the farm took for good.
+pub fn published(books: &Books, id: BuildId) {
+    let build = &books.builds[&id];
+    let good: BTreeMap<Token, usize> = books
+        .attempts
+        .values()
+        .filter(|attempt| attempt.key.build == id && attempt.state == AttemptState::Succeeded)
+        .map(|attempt| (attempt.token, attempt.key.stage.index()))
+        .collect();
+    let mut made: BTreeMap<usize, Token> = BTreeMap::new();
+    for output in build.outputs.iter().filter(|o| o.consumers.is_empty()) {
+        let held = output.held.as_ref().map(|(_, origin)| origin);
+        let origin = output.image.as_ref().or(held).expect("a target is there");
+        for (stage, token) in origin.iter() {
+            assert_eq!(
+                good.get(token),
+                Some(stage),
+                "build {id}: stage {stage} comes from an attempt that doesn't count"
+            );
+            let first = made.entry(*stage).or_insert(*token);
+            assert_eq!(first, token, "build {id}: two results of stage {stage} mix");
+        }
+    }
+}
+
+/// What must be so when nothing more happens.
+pub fn over(books: &Books, budget: &FarmBudget) {
+    assert!(
+        books.live.is_empty(),
+        "attempts live though all builds ended"
+    );
+    for (id, build) in &books.builds {
+        assert!(build.state.is_final(), "build {id} waits for ever");
+        match (build.state, build.why) {
+            (BuildState::Succeeded, None) => {
+                assert!(build.stages.iter().all(|s| s.state == StageState::Done));
+            }
+            (BuildState::Cancelled, Some(End::Cancelled)) => {}
+            (BuildState::Failed, Some(why)) => {
+                let failed = |s: &&super::books::Stage| s.state == StageState::Failed;
+                let stage = build.stages.iter().find(failed).expect("a stage ended it");
+                match why {
+                    End::OwnFault => assert!(stage.fails),
+                    End::Budget => assert!(stage.farm_failures + 1 >= budget.failures),
+                    End::NoAgent | End::Cancelled => assert_eq!(why, End::NoAgent),
+                }
+            }
+            other => panic!("build {id} ended as {other:?}"),
+        }
+    }
+}
