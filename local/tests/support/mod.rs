@@ -14,6 +14,7 @@ pub mod builds;
 pub mod buildx;
 pub mod context;
 pub mod engine;
+pub mod git;
 pub mod image;
 pub mod meter;
 pub mod plan;
