@@ -42,8 +42,8 @@ impl Generator {
         let mut steps = vec![
             format!("mkdir -p {top}/sub/deep {top}/void"),
             format!("cd {top}"),
-            format!("echo seed {} > one.txt", self.seed),
-            format!("echo {} > sub/two.txt", self.dice.between(0, 999)),
+            format!("echo seed {} {top} > one.txt", self.seed),
+            format!("echo also {} {top} > sub/two.txt", self.seed),
         ];
         if self.dice.chance(40) {
             self.declare();

@@ -8,7 +8,8 @@ use crate::{
 
 /// 2001-09-09; each entry is a minute younger than the one before.
 const OLDEST: u64 = 1_000_000_000;
-/// Between the oldest files of two seeds. An engine that has seen a file of the same name, size and time doesn't ask for it again.
+/// Between the oldest files of two seeds. An engine that has seen a file of the same name, size and time doesn't ask for it again; and
+/// it takes copies of the same content from its cache, whatever their times, so that also no content comes twice.
 const APART: u64 = 10_000;
 
 /// The context, and what can be copied from it.
@@ -24,20 +25,23 @@ pub fn context(dice: &mut Dice, seed: u64) -> (Vec<Entry>, Known) {
         "src/deep/y",
     ] {
         let mode = *dice.pick(&[0o644, 0o644, 0o600, 0o755, 0o4755, 0o2711]);
-        files.file(path, mode, &format!("{path} {}\n", dice.between(0, 999)));
+        files.file(path, mode, &format!("{path} {}", dice.between(0, 999)));
     }
     for architecture in ["amd64", "arm64", "ppc64le", "s390x", "386", "arm"] {
         files.file(
             &format!("conf/{architecture}.conf"),
             0o644,
-            &format!("for {architecture}\n"),
+            &format!("for {architecture}"),
         );
     }
     let optional: [fn(&mut Files); 9] = [
-        |files| files.file(".hidden", 0o644, "hidden\n"),
-        |files| files.file("empty.txt", 0o640, ""),
-        |files| files.unknown("with space.txt", "spaces\n"),
-        |files| files.unknown("src/ümläut [1].txt", "letters\n"),
+        |files| files.file(".hidden", 0o644, "hidden"),
+        |files| {
+            files.entry("empty.txt", What::File(Vec::new()), 0o640);
+            files.known.add("/empty.txt", Kind::File);
+        },
+        |files| files.unknown("with space.txt", "spaces"),
+        |files| files.unknown("src/ümläut [1].txt", "letters"),
         |files| files.link("src/link.c", "main.c", Kind::Link("/src/main.c".to_owned())),
         |files| files.link("src/way", "deep", Kind::Link("/src/deep".to_owned())),
         |files| files.link("out", "/etc/passwd", Kind::Other),
@@ -50,6 +54,11 @@ pub fn context(dice: &mut Dice, seed: u64) -> (Vec<Entry>, Known) {
     for add in optional {
         if dice.chance(50) {
             add(&mut files);
+        }
+    }
+    for entry in &mut files.entries {
+        if entry.path == "empty.txt" {
+            entry.modified = OLDEST;
         }
     }
     // Another name has the mode and the time of the file.
@@ -77,9 +86,9 @@ pub fn context(dice: &mut Dice, seed: u64) -> (Vec<Entry>, Known) {
         files.known.add(&format!("/{path}"), Kind::Folder);
     }
     // In no `known`, as a `.dockerignore` may leave them out.
-    files.unknown("src/main.o", "object\n");
-    files.unknown("notes.tmp", "temporary\n");
-    files.unknown("ignored/deep/file", "ignored\n");
+    files.unknown("src/main.o", "object");
+    files.unknown("notes.tmp", "temporary");
+    files.unknown("ignored/deep/file", "ignored");
     if dice.chance(40) {
         let lines = dice.some(
             &[
@@ -110,7 +119,7 @@ pub fn extra(dice: &mut Dice, seed: u64) -> (Vec<Entry>, Known) {
         files.file(
             path,
             mode,
-            &format!("extra {path} {}\n", dice.between(0, 999)),
+            &format!("extra {path} {}", dice.between(0, 999)),
         );
     }
     files.link("lib/so", "one.so", Kind::Link("/lib/one.so".to_owned()));
@@ -121,8 +130,8 @@ pub fn extra(dice: &mut Dice, seed: u64) -> (Vec<Entry>, Known) {
 fn packed(seed: u64) -> Vec<Entry> {
     let mut files = Files::of(seed);
     files.entry("pack", What::Folder, 0o750);
-    files.file("pack/file", 0o4711, "packed\n");
-    files.file("pack/capable", 0o755, "capable\n");
+    files.file("pack/file", 0o4711, "packed");
+    files.file("pack/capable", 0o755, "capable");
     files.entry("pack/same", What::Name("pack/file".to_owned()), 0o4711);
     files.link("pack/link", "file", Kind::Other);
     files.entry("pack/sticky", What::Folder, 0o1777);
@@ -130,7 +139,7 @@ fn packed(seed: u64) -> Vec<Entry> {
 }
 
 struct Files {
-    oldest: u64,
+    seed: u64,
     entries: Vec<Entry>,
     known: Known,
 }
@@ -138,7 +147,7 @@ struct Files {
 impl Files {
     fn of(seed: u64) -> Files {
         Files {
-            oldest: OLDEST + seed * APART,
+            seed,
             entries: Vec::new(),
             known: Known::default(),
         }
@@ -149,18 +158,20 @@ impl Files {
             path: path.to_owned(),
             what,
             mode,
-            modified: self.oldest + 60 * self.entries.len() as u64,
+            modified: OLDEST + self.seed * APART + 60 * self.entries.len() as u64,
         });
     }
 
     fn file(&mut self, path: &str, mode: u32, text: &str) {
-        self.entry(path, What::File(text.as_bytes().to_vec()), mode);
+        let text = format!("{text} of seed {}\n", self.seed);
+        self.entry(path, What::File(text.into_bytes()), mode);
         self.known.add(&format!("/{path}"), Kind::File);
     }
 
     /// One that no instruction names.
     fn unknown(&mut self, path: &str, text: &str) {
-        self.entry(path, What::File(text.as_bytes().to_vec()), 0o644);
+        let text = format!("{text} of seed {}\n", self.seed);
+        self.entry(path, What::File(text.into_bytes()), 0o644);
     }
 
     fn link(&mut self, path: &str, target: &str, kind: Kind) {

@@ -181,7 +181,10 @@ impl Generator {
     }
 
     fn copy_folder(&mut self, source: &Source) {
-        let folders = source.known.folders();
+        let mut folders = source.known.folders();
+        // What an engine mounts into it for each command gives it the command's time. If nothing else in it changes, no layer tells,
+        // so that it is lost wherever a whole root goes to another engine.
+        folders.retain(|folder| source.known.resolve(folder) != "/etc");
         // The whole of it, now and then: of the context, or of a small stage.
         let whole = source.known.find("/etc/passwd").is_none() && self.dice.chance(15);
         let Some(folder) = self.dice.pick_any(&folders).filter(|_| !whole) else {

@@ -176,12 +176,10 @@ impl Generator {
             self.arguments
                 .push("--annotation=manifest:of.every=manifest".to_owned());
         }
-        if self.dice.chance(10) {
-            self.arguments.push("--no-cache-filter=s1".to_owned());
-        }
-        if self.dice.chance(15) {
+        if self.dice.chance(20) {
             // A nonce that changes nothing: platforms share all that doesn't name theirs.
-            self.arguments.push("--no-cache".to_owned());
+            let which = *self.dice.pick(&["--no-cache", "--no-cache-filter=s1"]);
+            self.arguments.push(which.to_owned());
         }
         let count = self.dice.between(2, 5);
         let broken = self

@@ -104,12 +104,10 @@ fn every_example_gives_the_same_image_as_on_one_engine() {
 }
 
 /// Every one of them must be published, and the same by both.
-fn check<T: AsRef<str> + Sync>(
+fn check<T: AsRef<str> + Send + Sync>(
     names: impl IntoIterator<Item = T, IntoIter: Send>,
     build: impl Fn(&str) -> Result<Agreed, String> + Sync,
-) where
-    T: Send,
-{
+) {
     let wrong = Mutex::new(Vec::new());
     each(names, AT_ONCE, |name| {
         let name = name.as_ref();
