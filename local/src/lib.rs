@@ -33,7 +33,7 @@ pub use home::Place;
 pub use options::{
     AgentName, Architecture, Binaries, DEFAULT_AGENTS, EngineAddress, FarmOptions, Special, agents,
 };
-pub use parts::{Program, buildctl, buildx, psql, skopeo};
+pub use parts::{Program, buildctl, buildx, dockerfile_frontend, psql, skopeo};
 pub use ports::Ports;
 pub use postgres::{Durability, Postgres, PostgresOptions};
 pub use registry::{Access, Credentials, Registry, RegistryOptions};

@@ -2,7 +2,7 @@
 
 pub(crate) mod apt;
 pub(crate) mod binfmt;
-mod buildctl;
+mod buildkit;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,7 +15,7 @@ use crate::{
     error::{Doing, Error, Result},
 };
 use apt::{Apt, Suite};
-pub use buildctl::buildctl;
+pub use buildkit::{buildctl, dockerfile_frontend};
 
 /// Where programs are besides the PATH: a plain user's PATH often lacks the system's own.
 const SYSTEM_PATHS: [&str; 4] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
@@ -277,6 +277,7 @@ pub(crate) fn fetch_all() -> Result<()> {
     }
     buildx()?;
     buildctl()?;
+    dockerfile_frontend()?;
     if nix::unistd::geteuid().is_root() {
         binfmt::enable()
     } else {

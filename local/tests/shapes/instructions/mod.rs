@@ -8,6 +8,7 @@ mod config;
 mod contexts;
 mod copies;
 mod mounts;
+mod syntax;
 mod warnings;
 
 use crate::support::{Buildx, Built, Context, Image, PLATFORMS, Repository, farm};

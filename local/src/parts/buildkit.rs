@@ -1,7 +1,10 @@
-//! BuildKit's own command line client. Debian packages none, but it does package its source and all that it needs, with a Go tool chain:
-//! so it is built from these, once, and only the program is kept.
+//! BuildKit's own command line client, and its Dockerfile frontend as a program of its own. Debian packages none of them, but it does
+//! package their source and all that they need, with a Go tool chain: so they are built from these, once, and only the programs are kept.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::{
     Program,
@@ -20,8 +23,17 @@ const TOOL_CHAIN: [&str; 2] = ["golang-1.24-go", "golang-1.24-src"];
 /// Where it lives below `usr/lib`.
 const GO: &str = "go-1.24";
 
-/// The packages that the program is made of: what `go list -deps` names, and no more. Each package's own dependencies would be 470.
-const SOURCES: [&str; 65] = [
+/// The programs.
+const PROGRAMS: [&str; 2] = [
+    "github.com/moby/buildkit/cmd/buildctl",
+    "github.com/moby/buildkit/frontend/dockerfile/cmd/dockerfile-frontend",
+];
+/// What makes the frontend the one that users know as `docker/dockerfile:labs`.
+const LABS: &str = "dfrunsecurity dfparents dfexcludepatterns";
+
+/// The packages that they are made of: what `go list -deps` names, and no more. Each package's own dependencies would be 470.
+const SOURCES: [&str; 71] = [
+    "golang-github-agext-levenshtein-dev",
     "golang-github-beorn7-perks-dev",
     "golang-github-cenkalti-backoff-dev",
     "golang-github-cespare-xxhash-dev",
@@ -31,6 +43,7 @@ const SOURCES: [&str; 65] = [
     "golang-github-containerd-errdefs-dev",
     "golang-github-containerd-log-dev",
     "golang-github-containerd-platforms-dev",
+    "golang-github-containerd-stargz-snapshotter-dev",
     "golang-github-containerd-ttrpc-dev",
     "golang-github-containerd-typeurl-dev",
     "golang-github-coreos-bbolt-dev",
@@ -38,6 +51,9 @@ const SOURCES: [&str; 65] = [
     "golang-github-distribution-reference-dev",
     "golang-github-docker-docker-credential-helpers-dev",
     "golang-github-docker-docker-dev",
+    "golang-github-docker-go-connections-dev",
+    "golang-github-docker-go-units-dev",
+    "golang-github-felixge-httpsnoop-dev",
     "golang-github-go-logr-logr-dev",
     "golang-github-go-logr-stdr-dev",
     "golang-github-gofrs-flock-dev",
@@ -75,6 +91,7 @@ const SOURCES: [&str; 65] = [
     "golang-github-tonistiigi-units-dev",
     "golang-github-tonistiigi-vt100-dev",
     "golang-github-urfave-cli-dev",
+    "golang-github-vbatts-tar-split-dev",
     "golang-golang-x-crypto-dev",
     "golang-golang-x-net-dev",
     "golang-golang-x-sync-dev",
@@ -97,9 +114,18 @@ pub fn buildctl() -> Result<Program> {
     if let Some(program) = find("buildctl") {
         return Ok(program);
     }
+    Ok(Program::found(folder()?.join("buildctl")))
+}
+
+/// The Dockerfile frontend of a `# syntax=` line's image, with all that only the labs have. It is linked statically.
+pub fn dockerfile_frontend() -> Result<PathBuf> {
+    Ok(folder()?.join("dockerfile-frontend"))
+}
+
+/// Where the programs are.
+fn folder() -> Result<PathBuf> {
     let architecture = apt::architecture()?;
-    let folder = Cache::open()?.entry(&format!("{SUITE}-{architecture}-buildctl"), build)?;
-    Ok(Program::found(folder.join("buildctl")))
+    Cache::open()?.entry(&format!("{SUITE}-{architecture}-buildkit"), build)
 }
 
 fn build(into: &Path) -> Result<()> {
@@ -109,7 +135,7 @@ fn build(into: &Path) -> Result<()> {
     let apt = Apt::new(&SUITE, &[])?;
     apt.download(&[&TOOL_CHAIN[..], &SOURCES[..]].concat())?;
     apt.unpack(&root)?;
-    eprintln!("croft: building buildctl (once, into the cache)");
+    eprintln!("croft: building buildctl and a Dockerfile frontend (once, into the cache)");
     let go_root = root.join("usr/lib").join(GO);
     let mut go = Command::new(go_root.join("bin/go"));
     // Nothing but what was unpacked: no modules, no other tool chain, no settings of this machine's user.
@@ -122,8 +148,8 @@ fn build(into: &Path) -> Result<()> {
         .env("GOPATH", root.join("usr/share/gocode"))
         .env("GOCACHE", scratch.path().join("cache"))
         .current_dir(scratch.path())
-        .args(["build", "-trimpath", "-o"])
-        .arg(into.join("buildctl"))
-        .arg("github.com/moby/buildkit/cmd/buildctl");
+        .args(["build", "-trimpath", "-tags", LABS, "-o"])
+        .arg(into)
+        .args(PROGRAMS);
     run(&mut go).map(drop)
 }

@@ -1,0 +1,97 @@
+//! `# syntax=` lines: a frontend of the user's choice, which comes as an image and runs in a container. Here it is BuildKit's own with
+//! what only the labs have, such as `COPY --parents`.
+
+use std::fs;
+
+use super::published;
+use crate::support::{
+    Buildx, Context, PLATFORMS, Repository, engine::alone, engine::runs, farm, machine, process,
+};
+
+/// As docker/dockerfile is.
+const FRONTEND: &str = "\
+FROM scratch
+COPY dockerfile-frontend /bin/dockerfile-frontend
+LABEL moby.buildkit.frontend.network.none=true
+LABEL moby.buildkit.frontend.caps=moby.buildkit.frontend.inputs,moby.buildkit.frontend.subrequests,moby.buildkit.frontend.contexts
+ENTRYPOINT [\"/bin/dockerfile-frontend\"]
+";
+
+const LABS: &str = "\
+FROM --platform=$BUILDPLATFORM busybox AS builder
+RUN : shared-$NONCE && mkdir -p /out/deep/er && echo 1 > /out/deep/er/one && echo 2 > /out/two && echo 3 > /out/three
+ARG TARGETARCH
+RUN : cross-$NONCE && echo $TARGETARCH > /out/deep/architecture
+FROM busybox
+RUN : target-$NONCE && uname -m > /machine
+COPY --parents sub/./a/b other /context/
+COPY --parents --from=builder /out/./deep /out/two /built/
+COPY --parents --exclude=**/kept sub/**/*.txt /text/
+RUN : after-$NONCE && cat /built/deep/er/one
+";
+
+#[test]
+fn a_syntax_line_s_frontend_plans_the_build_with_what_only_it_knows() {
+    let farm = farm();
+    let buildx = Buildx::of(farm);
+    let frontend = Context::new(FRONTEND);
+    let program = croft_local::dockerfile_frontend().expect("BuildKit's frontend");
+    fs::copy(program, frontend.path().join("dockerfile-frontend")).expect("readable");
+    let repository = Repository::of(farm.registry(), "shapes/instructions/frontend");
+    let tag = repository.tag(&frontend.nonce);
+    buildx.build(&frontend).push(&tag).run().succeeded();
+
+    let context = Context::new(&format!("# syntax={tag}\n{LABS}"))
+        .file("sub/a/b/file", "b")
+        .file("sub/a/kept", "x")
+        .file("sub/c/d.txt", "d")
+        .file("other", "other");
+    let (built, images) = published(&buildx, "syntax", &context, &[]);
+
+    for (platform, image) in PLATFORMS.iter().zip(&images) {
+        assert_eq!(image.file("/machine"), machine(platform));
+        assert_eq!(image.file("/context/a/b/file"), "b");
+        assert_eq!(image.file("/context/other"), "other");
+        assert_eq!(image.file("/built/deep/er/one"), "1");
+        assert_eq!(image.file("/built/out/two"), "2");
+        let architecture = platform.trim_start_matches("linux/");
+        assert_eq!(image.file("/built/deep/architecture"), architecture);
+        assert_eq!(image.file("/text/sub/c/d.txt"), "d");
+        for absent in ["/built/three", "/built/out/three", "/context/a/kept"] {
+            assert!(!image.has(absent), "{platform}: {absent}");
+        }
+    }
+    let agent = built.plan().of_kind("shared")[0].agent().to_owned();
+    let shared = runs(farm, &format!("shared-{}", context.nonce));
+    assert_eq!(shared, [(agent, 1)]);
+    for step in ["target", "after"] {
+        let ran = runs(farm, &format!("{step}-{}", context.nonce));
+        assert_eq!(ran.len(), 4, "{step}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_frontend_that_is_not_there_is_an_error_as_from_one_engine() {
+    let farm = farm();
+    let buildx = Buildx::of(farm);
+    let missing = Repository::of(farm.registry(), "shapes/instructions/no-frontend").tag("1");
+    let context = Context::new(&format!("# syntax={missing}\nFROM scratch\n"));
+    let end = |mut command: std::process::Command| {
+        command.args(["--progress=plain", "--provenance=false"]);
+        let finished = process::run({
+            command.arg(context.path());
+            command
+        });
+        let said = finished.failed().stderr;
+        let at = said
+            .find("Dockerfile:1")
+            .unwrap_or_else(|| panic!("{said}"));
+        said[at..].to_owned()
+    };
+    let told = end(buildx.command(["--builder", crate::support::BUILDER, "build"]));
+    assert!(told.contains("no-frontend:1: not found"), "{told}");
+    assert_eq!(
+        told,
+        end(alone(&buildx, farm.agents()[0].engine(), ["build"]))
+    );
+}
