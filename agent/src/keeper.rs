@@ -104,6 +104,18 @@ pub struct Job {
     keeper: Weak<Keeper>,
 }
 
+/// The vertices that an attempt began with before any other that is at them, for as long as it runs.
+pub struct Claim<'a> {
+    keeper: &'a Keeper,
+    vertices: HashSet<String>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        lock(&self.keeper.vertices).release(&self.vertices);
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -335,9 +347,12 @@ impl Keeper {
         lock(&self.held).results.contains(result)
     }
 
-    /// Says which vertices are about to be solved in a job, so that their exports don't tell of them as well.
-    pub fn expect(&self, vertices: &HashSet<String>) {
-        lock(&self.vertices).expect(vertices);
+    /// Says which vertices an attempt is about to solve, so that their exports don't tell of them as well, and who counts them.
+    pub fn expect(&self, vertices: &HashSet<String>) -> Claim<'_> {
+        Claim {
+            keeper: self,
+            vertices: lock(&self.vertices).expect(vertices),
+        }
     }
 
     /// Tells the coordinator what an export says, until it has said everything. `of` is whose export it is.
@@ -385,8 +400,13 @@ impl Keeper {
         }
     }
 
-    /// Counts what became of a solve's vertices, once all is told of `results`, the vertices that it ended with.
-    pub async fn tally(&self, vertices: &HashSet<String>, results: &[Edge]) -> Tally {
+    /// Counts what became of an attempt's vertices, once all is told of `results`, the vertices that it ended with.
+    pub async fn tally(
+        &self,
+        vertices: &HashSet<String>,
+        claim: &Claim<'_>,
+        results: &[Edge],
+    ) -> Tally {
         let all_told = async {
             loop {
                 let told = self.told.notified();
@@ -401,7 +421,7 @@ impl Keeper {
             }
         };
         let _ = tokio::time::timeout(FATE, all_told).await;
-        lock(&self.vertices).tally(vertices)
+        lock(&self.vertices).tally(vertices, &claim.vertices)
     }
 
     /// Ends its jobs, then its sessions.

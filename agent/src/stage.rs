@@ -54,7 +54,7 @@ pub async fn run(
             .filter_map(|output| output.definition.as_ref())
     };
     let vertices: HashSet<_> = definitions().flat_map(vertices::digests).collect();
-    keeper.expect(&vertices);
+    let claim = keeper.expect(&vertices);
     let cuts = keeper.cuts();
     if let Err(mut failure) = make_all(keeper, offer, stages, trace, ready).await {
         if keeper.cuts() > cuts {
@@ -63,7 +63,7 @@ pub async fn run(
         return Err(failure);
     }
     let results: Vec<_> = definitions().filter_map(vertices::result).collect();
-    Ok(keeper.tally(&vertices, &results).await)
+    Ok(keeper.tally(&vertices, &claim, &results).await)
 }
 
 async fn make_all(

@@ -28,6 +28,8 @@ struct Vertex {
     /// The job whose word counts; the first to speak of it.
     teller: Option<JobId>,
     end: End,
+    /// An attempt is at it that began with it before all others that are.
+    claimed: bool,
     /// An attempt has counted it as run.
     counted: bool,
 }
@@ -41,10 +43,22 @@ enum End {
 }
 
 impl Vertices {
-    /// These are the keeper's, even if no job has spoken of them yet.
-    pub fn expect(&mut self, digests: &HashSet<String>) {
-        for digest in digests {
-            self.seen.entry(digest.clone()).or_default();
+    /// An attempt begins with these: they are the keeper's, even if no job has spoken of them yet. Returns those that no other attempt is
+    /// at: they are counted as this one's.
+    pub fn expect(&mut self, digests: &HashSet<String>) -> HashSet<String> {
+        let claim = |digest: &&String| {
+            let vertex = self.seen.entry((*digest).clone()).or_default();
+            !std::mem::replace(&mut vertex.claimed, true)
+        };
+        digests.iter().filter(claim).cloned().collect()
+    }
+
+    /// The attempt that claimed these is over.
+    pub fn release(&mut self, claimed: &HashSet<String>) {
+        for digest in claimed {
+            if let Some(vertex) = self.seen.get_mut(digest) {
+                vertex.claimed = false;
+            }
         }
     }
 
@@ -103,13 +117,17 @@ impl Vertices {
             .is_some_and(|vertex| vertex.end != End::None)
     }
 
-    /// How many of these vertices ran for the one who asks; a vertex that several share is counted as run once, and the others have it
-    /// from the cache.
-    pub fn tally(&mut self, digests: &HashSet<String>) -> Tally {
+    /// How many of these vertices ran for the one who asks; a vertex that several share is counted as run once, by the one who claimed it,
+    /// and the others have it from the cache.
+    pub fn tally(&mut self, digests: &HashSet<String>, claimed: &HashSet<String>) -> Tally {
         let mut tally = Tally::default();
         for digest in digests {
             match self.seen.get_mut(digest) {
-                Some(vertex) if vertex.end == End::Ran && !vertex.counted => {
+                Some(vertex)
+                    if vertex.end == End::Ran
+                        && !vertex.counted
+                        && (!vertex.claimed || claimed.contains(digest)) =>
+                {
                     vertex.counted = true;
                     tally.run += 1;
                 }
@@ -223,7 +241,30 @@ mod tests {
         vertices.admit(A, ran("ran", false));
         vertices.admit(A, ran("hit", true));
         let digests = ["ran", "hit", "below the hit"].map(str::to_owned).into();
-        assert_eq!(vertices.tally(&digests), Tally { cached: 2, run: 1 });
-        assert_eq!(vertices.tally(&digests), Tally { cached: 3, run: 0 });
+        let nobodys = HashSet::new();
+        assert_eq!(
+            vertices.tally(&digests, &nobodys),
+            Tally { cached: 2, run: 1 }
+        );
+        assert_eq!(
+            vertices.tally(&digests, &nobodys),
+            Tally { cached: 3, run: 0 }
+        );
+    }
+
+    #[test]
+    fn what_two_attempts_are_at_is_counted_by_the_first_whichever_ends_first() {
+        let mut vertices = Vertices::default();
+        let (below, both) = (
+            HashSet::from(["below".to_owned()]),
+            ["below", "above"].map(str::to_owned).into(),
+        );
+        let (first, second) = (vertices.expect(&below), vertices.expect(&both));
+        assert_eq!((first.len(), second.len()), (1, 1));
+        vertices.admit(A, ran("below", false));
+        vertices.admit(B, ran("above", false));
+        assert_eq!(vertices.tally(&both, &second), Tally { cached: 1, run: 1 });
+        vertices.release(&second);
+        assert_eq!(vertices.tally(&below, &first), Tally { cached: 0, run: 1 });
     }
 }

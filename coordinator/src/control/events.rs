@@ -225,10 +225,7 @@ impl Control {
         };
         let done = [OutputDone { output, exported }];
         let stored = self.store.attempt_output(from.agent, held, &done).await;
-        if self.stale_is_news(from, &said.attempt, stored)?.is_some() {
-            self.wake();
-        }
-        Ok(())
+        self.stale_is_news(from, &said.attempt, stored).map(drop)
     }
 
     /// An attempt is over.
@@ -309,7 +306,6 @@ impl Control {
         for attempt in &lost.cancelled {
             self.cancel_attempt(attempt, "a result that it takes was lost");
         }
-        self.wake();
         Ok(())
     }
 
@@ -374,7 +370,6 @@ impl Control {
                 }
             }
         }
-        self.wake();
     }
 
     /// Stops an attempt that the store has ended.

@@ -234,7 +234,7 @@ impl Control {
         Ok(self.store.fleet_view().await?)
     }
 
-    /// Something may be placed now.
+    /// Something may be placed now that the store says nothing of: of its own changes it tells everybody who listens.
     fn wake(&self) {
         self.wake.notify_one();
     }

@@ -209,7 +209,6 @@ impl Control {
             targets: planned.plan.targets(),
         };
         self.store.build_plan(build.id(), &rows).await?;
-        self.wake();
         Ok(planned)
     }
 
@@ -245,7 +244,6 @@ impl Control {
             Ok(_) => Ending::Complete,
             Err(_) => Ending::BrokenOff,
         });
-        self.wake();
     }
 
     async fn store_end(&self, build: &Build, outcome: &Result<Response>) {

@@ -232,11 +232,6 @@ impl Registry {
         self.client
             .store_auth_if_needed(reference.resolve_registry(), &self.auth)
             .await;
-        // A token for pulling may be held from before; a push needs one of its own.
-        self.client
-            .auth(reference, &self.auth, oci_client::RegistryOperation::Push)
-            .await
-            .map_err(|error| RegistryError::of(reference, error))?;
         self.client
             .push_manifest_raw(reference, bytes, media_type)
             .await

@@ -14,6 +14,9 @@ use super::error::is_away;
 /// The oldest PostgreSQL that the statements here were tried on.
 const OLDEST: u32 = 15;
 
+/// A connection that lay idle for longer is tried before it is used.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// How long a connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -144,6 +147,16 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(config.connections.max(2))
             .acquire_timeout(PATIENCE)
+            .test_before_acquire(false)
+            .before_acquire(|connection, use_| {
+                Box::pin(async move {
+                    // What was used just now is taken to be well: to ask each time would be one question more for every answer.
+                    if use_.idle_for > FRESH {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options);
         Ok(Store { pool })
     }

@@ -74,13 +74,23 @@ impl Store {
         })
     }
 
-    /// What a round of placements decides on: the fleet, and at most `limit` ready stages.
+    /// What a round of placements decides on: at most `limit` ready stages, and, if there are any, the fleet.
     pub async fn snapshot(&self, limit: u32) -> Result<Snapshot, StoreError> {
         let mut tx = self.read_only().await?;
         let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
             .fetch_one(&mut *tx)
             .await?;
         let (mut ready, unserved) = ready_stages(&mut tx, limit).await?;
+        if ready.is_empty() {
+            tx.commit().await?;
+            return Ok(Snapshot {
+                now: timestamp(now),
+                fleet: FleetView::default(),
+                ready: Vec::new(),
+                places: BTreeMap::new(),
+                unserved,
+            });
+        }
         let places = add_inputs(&mut tx, &mut ready).await?;
         add_failures(&mut tx, &mut ready).await?;
         let mut agents = agent_views(&mut tx).await?;
