@@ -39,6 +39,8 @@ pub struct EngineOptions {
     pub images: ImageStore,
     /// What builds may be granted beyond what the engine allows anyway, in BuildKit's words.
     pub entitlements: Vec<String>,
+    /// CDI devices, as `vendor.example/kind=name`, that put the variable `DEVICE` into the environment of what is given them.
+    pub devices: Vec<String>,
 }
 
 /// Where a Docker Engine keeps images.
@@ -59,6 +61,7 @@ impl Default for EngineOptions {
             mirror: None,
             images: ImageStore::default(),
             entitlements: Vec::new(),
+            devices: Vec::new(),
         }
     }
 }
@@ -131,6 +134,7 @@ impl Engine {
             "insecure-registries": ["127.0.0.0/8"],
             "cgroup-parent": format!("/{}", names.cgroup()),
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
+            "cdi-spec-dirs": [devices(&home, &options.devices)?],
         });
         for entitlement in &options.entitlements {
             settings["builder"]["entitlements"][entitlement.replace('.', "-")] = json!(true);
@@ -186,7 +190,11 @@ impl Engine {
         let sockets = home.sockets()?;
         let socket = sockets.join("buildkitd.sock");
         let names = Names::draw()?;
-        let mut settings = format!("insecure-entitlements = {:?}\n", options.entitlements);
+        let mut settings = format!(
+            "insecure-entitlements = {:?}\n[cdi]\n  specDirs = [{:?}]\n",
+            options.entitlements,
+            devices(&home, &options.devices)?
+        );
         if let Some(mirror) = options.mirror {
             settings += &format!(
                 "[registry.\"docker.io\"]\n  mirrors = [\"{mirror}\"]\n[registry.\"{mirror}\"]\n  http = true\n"
@@ -222,6 +230,26 @@ impl Engine {
             cgroup: names.cgroup(),
         })
     }
+}
+
+/// Writes a CDI specification for each of the devices; gives the folder that has them.
+fn devices(home: &Home, devices: &[String]) -> Result<PathBuf> {
+    let folder = home.path().join("cdi");
+    fs::create_dir(&folder).doing("make", &folder)?;
+    for (number, device) in devices.iter().enumerate() {
+        let (kind, name) = device.split_once('=').unwrap_or((device, ""));
+        let edits = json!({"env": [format!("DEVICE={device}")]});
+        let specification = json!({
+            "cdiVersion": "0.6.0",
+            "kind": kind,
+            // Docker Engine only learned lately to be told that builds may be granted devices.
+            "annotations": {"org.mobyproject.buildkit.device.autoallow": "true"},
+            "devices": [{"name": name, "containerEdits": edits}],
+        });
+        let path = folder.join(format!("{number}.json"));
+        fs::write(&path, specification.to_string()).doing("write", &path)?;
+    }
+    Ok(folder)
 }
 
 /// An engine's data is thrown away with it, so there is nothing to wait for.

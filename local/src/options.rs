@@ -47,6 +47,8 @@ pub struct Special {
     pub platforms: Vec<String>,
     /// What its engine, if it gets one of its own, lets builds be granted beyond what it does anyway: `security.insecure` and the like.
     pub entitlements: Vec<String>,
+    /// Devices that its engine then has, as `vendor.example/kind=name`: an environment variable `DEVICE` in whatever is given one.
+    pub devices: Vec<String>,
 }
 
 impl FarmOptions {

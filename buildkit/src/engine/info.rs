@@ -65,7 +65,7 @@ pub struct EngineInfo {
     pub frontend_caps: BTreeSet<String>,
     /// What its configuration lets builds be granted: `network.host`, `security.insecure`, `device`.
     pub entitlements: BTreeSet<String>,
-    /// The names under which a command may ask for the devices that it has.
+    /// The names under which a command may ask for the devices that it has and lets builds be given.
     pub devices: BTreeSet<String>,
     /// Where it keeps results.
     pub image_store: ImageStore,
@@ -122,8 +122,13 @@ pub(super) async fn read(engine: &Engine) -> Result<EngineInfo, EngineError> {
         labels: worker.labels,
         llb_caps: enabled(&gateway.pong().llb_caps),
         frontend_caps: enabled(&gateway.pong().frontend_api_caps),
+        devices: worker
+            .cdi_devices
+            .iter()
+            .filter(|device| device.auto_allow || entitlements.contains("device"))
+            .flat_map(names)
+            .collect(),
         entitlements,
-        devices: worker.cdi_devices.iter().flat_map(names).collect(),
         image_store,
     };
     gateway

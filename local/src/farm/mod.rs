@@ -340,6 +340,7 @@ fn engines<'scope, 'env>(
                     mirror: Some(mirror),
                     images: ImageStore::Containerd,
                     entitlements: special.entitlements,
+                    devices: special.devices,
                 })
                 .map(FarmEngine::Own)
             }

@@ -2,12 +2,15 @@
 //! in which no two agents can do the same.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{Seek as _, Write as _},
     sync::OnceLock,
 };
 
-use bollard_buildkit_proto::pb;
+use bollard_buildkit_proto::{
+    moby::buildkit::v1::{SolveRequest, control_client::ControlClient},
+    pb,
+};
 use croft_local::{Architecture, Farm, FarmOptions, Special};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -21,7 +24,7 @@ use buildctl::Buildctl;
 #[allow(dead_code, reason = "these tests use a part of it")]
 mod buildctl;
 
-/// `amd64-1` has an engine as it comes; that of `amd64-2` also allows `security.insecure`; `arm64-1` is a 64-bit processor, and `arm64-2`
+/// `amd64-1` has an engine as it comes; that of `amd64-2` also allows `security.insecure`, and has a device; `arm64-1` is a 64-bit processor, and `arm64-2`
 /// runs 32-bit arm too.
 fn special_farm() -> &'static Farm {
     static FARM: OnceLock<Farm> = OnceLock::new();
@@ -33,12 +36,15 @@ fn special_farm() -> &'static Farm {
             "--build-platform",
             "linux/amd64",
             "--allow-entitlement",
-            "network.host,security.insecure",
+            "network.host,security.insecure,device",
         ]
         .map(str::to_owned)
         .to_vec();
         let insecure = Special {
-            entitlements: vec!["network.host".to_owned(), "security.insecure".to_owned()],
+            entitlements: ["network.host", "security.insecure"]
+                .map(str::to_owned)
+                .to_vec(),
+            devices: vec![DEVICE.to_owned()],
             ..Special::default()
         };
         let narrow = Special {
@@ -67,8 +73,23 @@ fn nothing_ran(farm: &Farm, context: &Context, built: &Built, text: &str) {
     assert_eq!(runs(farm, &context.nonce), []);
 }
 
-/// A plain, an insecure and a plain step on busybox of a platform. The engine's own frontend may be too old for `RUN --security`.
-fn chain(architecture: &str, nonce: &str) -> File {
+const DEVICE: &str = "vendor.example/thing=one";
+
+fn insecure(exec: &mut pb::ExecOp) {
+    exec.security = pb::SecurityMode::Insecure.into();
+}
+
+/// Any device of the kind.
+fn with_device(exec: &mut pb::ExecOp) {
+    exec.cdi_devices = vec![pb::CdiDevice {
+        name: "vendor.example/thing".to_owned(),
+        optional: false,
+    }];
+}
+
+/// A plain step, one that asks for more, and a plain one on busybox of a platform. The engine's own frontend may be too old for
+/// `RUN --security`, and knows no `--device`.
+fn chain(architecture: &str, nonce: &str, ask: fn(&mut pb::ExecOp)) -> pb::Definition {
     let platform = pb::Platform {
         os: "linux".to_owned(),
         architecture: architecture.to_owned(),
@@ -96,13 +117,10 @@ fn chain(architecture: &str, nonce: &str) -> File {
         identifier: "docker-image://docker.io/library/busybox:latest".to_owned(),
         ..pb::SourceOp::default()
     })));
-    for (step, security) in [
-        ("before", pb::SecurityMode::Sandbox),
-        ("insecure", pb::SecurityMode::Insecure),
-        ("after", pb::SecurityMode::Sandbox),
-    ] {
+    let plainly: fn(&mut pb::ExecOp) = |_| {};
+    for (step, ask) in [("before", plainly), ("special", ask), ("after", plainly)] {
         let command = format!(": {step}-{nonce} && grep CapEff /proc/self/status > /{step}");
-        add(Some(pb::op::Op::Exec(pb::ExecOp {
+        let mut exec = pb::ExecOp {
             meta: Some(pb::Meta {
                 args: ["/bin/sh", "-c", &command].map(str::to_owned).to_vec(),
                 env: vec!["PATH=/bin".to_owned()],
@@ -113,22 +131,49 @@ fn chain(architecture: &str, nonce: &str) -> File {
                 dest: "/".to_owned(),
                 ..pb::Mount::default()
             }],
-            security: security.into(),
             ..pb::ExecOp::default()
-        })));
+        };
+        ask(&mut exec);
+        add(Some(pb::op::Op::Exec(exec)));
     }
     add(None);
+    definition
+}
+
+/// Builds a definition with `buildctl`.
+fn build(arguments: &[&str], definition: &pb::Definition) -> buildctl::Built {
     let mut file = tempfile::tempfile().expect("a temporary file");
     file.write_all(&definition.encode_to_vec())
         .expect("writable");
     file.rewind().expect("a file");
-    file
+    Buildctl::of(special_farm()).build(arguments, file)
 }
 
-/// All that a process may be allowed has more bits than what containers get.
-fn bits(status: &str) -> u32 {
+/// Solves a definition as a client would that is newer than Debian's, which knows no devices.
+async fn solve(entitlement: &str, definition: pb::Definition) -> Result<(), tonic::Status> {
+    let address = format!("http://{}", special_farm().client_address());
+    let mut control = ControlClient::connect(address).await.expect("it listens");
+    let request = SolveRequest {
+        r#ref: nonce(),
+        definition: Some(definition),
+        entitlements: vec![entitlement.to_owned()],
+        ..SolveRequest::default()
+    };
+    control.solve(request).await.map(drop)
+}
+
+/// How many capabilities the process had that wrote this.
+fn capabilities(status: &str) -> u32 {
     let (_, set) = status.trim().split_once(":\t").expect(status);
     u64::from_str_radix(set, 16).expect(status).count_ones()
+}
+
+/// The chain ran on the agent that can run all of it, and nowhere else.
+fn ran_on_the_only_agent_that_can(nonce: &str) {
+    for step in ["before", "special", "after"] {
+        let ran = runs(special_farm(), &format!("{step}-{nonce}"));
+        assert_eq!(ran, [("amd64-2".to_owned(), 1)], "{step}");
+    }
 }
 
 #[test]
@@ -136,48 +181,71 @@ fn a_plain_an_insecure_and_a_plain_step_run_on_one_agent_and_nothing_travels() {
     let farm = special_farm();
     let nonce = nonce();
     let repository = Repository::of(farm.registry(), &nonce);
-    let built = Buildctl::of(farm)
-        .build(
-            [
-                "--allow=security.insecure",
-                &format!("--output=type=image,name={},push=true", repository.tag("1")),
-            ],
-            chain("amd64", &nonce),
-        )
-        .succeeded();
+    let output = format!("--output=type=image,name={},push=true", repository.tag("1"));
+    let arguments = ["--allow=security.insecure", &output];
+    let built = build(&arguments, &chain("amd64", &nonce, insecure)).succeeded();
 
     let plan = built.plan(farm);
-    assert_eq!(plan.stages.len(), 1, "{plan:#?}");
-    assert_eq!(plan.stages[0].agent(), "amd64-2");
-    assert_eq!(plan.transfers.len(), 0, "{plan:#?}");
-    for step in ["before", "insecure", "after"] {
-        let ran = runs(farm, &format!("{step}-{nonce}"));
-        assert_eq!(ran, [("amd64-2".to_owned(), 1)], "{step}");
-    }
-    let image = repository.published("1").bare_image();
-    let [before, insecure, after] =
-        ["/before", "/insecure", "/after"].map(|path| bits(&image.file(path)));
-    assert!(
-        before < insecure && before == after,
-        "{before} {insecure} {after}"
+    assert_eq!(
+        (plan.stages.len(), plan.transfers.len()),
+        (1, 0),
+        "{plan:#?}"
     );
+    assert_eq!(plan.stages[0].agent(), "amd64-2");
+    ran_on_the_only_agent_that_can(&nonce);
+    let image = repository.published("1").bare_image();
+    let [before, special, after] =
+        ["/before", "/special", "/after"].map(|path| capabilities(&image.file(path)));
+    assert!(
+        before == after && before < special,
+        "{before} {special} {after}"
+    );
+}
+
+#[tokio::test]
+async fn a_step_that_wants_a_device_runs_where_there_is_one() {
+    let nonce = nonce();
+    let definition = chain("amd64", &nonce, |exec| {
+        with_device(exec);
+        let meta = exec.meta.as_mut().expect("a command");
+        meta.args[2] += &format!(" && test \"$DEVICE\" = {DEVICE}");
+    });
+    solve("device", definition).await.expect("a build");
+    tokio::task::spawn_blocking(move || ran_on_the_only_agent_that_can(&nonce))
+        .await
+        .expect("the agent");
 }
 
 #[test]
 fn what_no_engine_of_a_platform_allows_is_refused_with_what_to_do_before_anything_runs() {
-    let farm = special_farm();
     let nonce = nonce();
-    let built = Buildctl::of(farm).build(["--allow=security.insecure"], chain("arm64", &nonce));
+    let arguments = ["--allow=security.insecure"];
+    let built = build(&arguments, &chain("arm64", &nonce, insecure));
     assert!(!built.finished.status.success());
+    let said = &built.finished.stderr;
     for says in [
         "no agent can run this build: arm64-1 does not allow security.insecure, arm64-2 does not allow security.insecure; ",
         "buildkitd with --allow-insecure-entitlement security.insecure",
         r#""builder": {"entitlements": {"security-insecure": true}} in its daemon.json"#,
     ] {
-        let said = &built.finished.stderr;
         assert!(said.contains(says), "{said}");
     }
-    assert_eq!(runs(farm, &nonce), []);
+    assert_eq!(runs(special_farm(), &nonce), []);
+}
+
+#[tokio::test]
+async fn a_device_that_no_engine_of_a_platform_has_is_refused_before_anything_runs() {
+    let nonce = nonce();
+    let definition = chain("arm64", &nonce, with_device);
+    let refused = solve("device", definition)
+        .await
+        .expect_err("no such device");
+    let none = "has no device vendor.example/thing for builds";
+    let says = format!("no agent can run this build: arm64-1 {none}, arm64-2 {none}; ");
+    assert!(refused.message().starts_with(&says), "{refused}");
+    tokio::task::spawn_blocking(move || assert_eq!(runs(special_farm(), &nonce), []))
+        .await
+        .expect("nothing");
 }
 
 const HOST: &str = "\
