@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::published;
+use super::{SINGLE, published, published_for};
 use crate::support::{Buildx, Context, PLATFORMS, engine::runs, farm};
 
 /// `$1` waits until `$2` is there, for 20 s at most.
@@ -107,8 +107,8 @@ RUN --mount=type=cache,target=/$NONCE/unnamed echo $ROUND >> /$NONCE/unnamed/rou
 fn a_cache_is_there_again_in_the_next_build_of_each_platform() {
     let buildx = Buildx::of(farm());
     let context = Context::new(KEPT);
-    published(&buildx, "kept", &context, &["--build-arg=ROUND=1"]);
-    let (_, images) = published(&buildx, "kept", &context, &["--build-arg=ROUND=2"]);
+    published_for(SINGLE, &buildx, "kept", &context, &["--build-arg=ROUND=1"]);
+    let (_, images) = published_for(SINGLE, &buildx, "kept", &context, &["--build-arg=ROUND=2"]);
     for image in &images {
         assert_eq!(image.file("/rounds"), "1\n2");
         assert_eq!(image.file("/unnamed"), "1\n2");

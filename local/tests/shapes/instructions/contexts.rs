@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::published;
+use super::{SINGLE, published, published_for};
 use crate::support::{
     Buildx, Context, PLATFORMS, Repository, engine::alone, engine::runs, farm, machine, process,
 };
@@ -109,9 +109,9 @@ fn layout(buildx: &Buildx) -> tempfile::TempDir {
 }
 
 const TWO_STAGES: &str = "\
-FROM --platform=$BUILDPLATFORM busybox AS early
+FROM --platform=linux/arm64 busybox AS early
 RUN : early-$NONCE && head -c 32 /dev/urandom | sha256sum > /early
-FROM --platform=$BUILDPLATFORM busybox AS late
+FROM --platform=linux/arm64 busybox AS late
 RUN : late-$NONCE && head -c 32 /dev/urandom | sha256sum > /late
 FROM busybox
 RUN : target-$NONCE && head -c 32 /dev/urandom | sha256sum > /target
@@ -124,7 +124,7 @@ fn what_may_come_from_a_cache_is_what_the_user_says() {
     let buildx = Buildx::of(farm());
     let context = Context::new(TWO_STAGES);
     let build = |arguments: &[&str]| {
-        let (_, images) = published(&buildx, "cached", &context, arguments);
+        let (_, images) = published_for(SINGLE, &buildx, "cached", &context, arguments);
         let shared = |path: &str| {
             let found = images.each_ref().map(|image| image.file(path));
             assert!(found.iter().all(|one| *one == found[0]), "{found:?}");
@@ -150,5 +150,5 @@ fn what_may_come_from_a_cache_is_what_the_user_says() {
         let ran = runs(farm(), &format!("{step}-{}", context.nonce));
         ran.iter().map(|(_, times)| times).sum()
     };
-    assert_eq!((ran("early"), ran("late"), ran("target")), (2, 3, 8));
+    assert_eq!((ran("early"), ran("late"), ran("target")), (2, 3, 4));
 }
