@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     buildctl::{Buildctl, Built},
-    support::{Context, Repository, engine::runs, farm, machine, nonce},
+    support::{Context, Repository, engine::runs, farm, farm_of, machine, nonce},
 };
 
 /// A definition in the making.
@@ -247,6 +247,18 @@ fn an_image_of_which_nothing_is_said_is_published_as_by_one_engine_alone() {
             "{kind}"
         );
     }
+}
+
+#[test]
+fn an_image_of_which_nothing_is_said_is_of_the_build_platform() {
+    // Its engines are of another platform in truth, which shows that they aren't asked.
+    let farm = farm_of("s390x", &[]);
+    let image = Repository::of(farm.registry(), "sessions/unsaid");
+    let mut llb = Llb::default();
+    let last = llb.file("/nonce", &nonce());
+    llb.build(&Buildctl::of(&farm), &last, &[pushed(&image)])
+        .succeeded();
+    assert_eq!(image.published("1").bare_image().platform(), "linux/s390x");
 }
 
 #[test]

@@ -7,7 +7,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bake;
+mod bounds;
 mod buildctl;
+mod cache;
+mod contexts;
 mod definitions;
 mod frontends;
 mod questions;

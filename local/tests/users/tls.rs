@@ -83,6 +83,17 @@ fn an_image_is_built_by_whom_the_authority_vouches_for_and_by_nobody_else() {
     let (built, tags) = build(with(&client));
     built.succeeded();
     assert_eq!(tags, ["1"]);
+    // buildx offers no protocol when it greets, buildctl offers `h2`.
+    let workers = |[cert, key]: &[String; 2]| {
+        let mut command = croft_local::buildctl().expect("buildctl").command();
+        command.args(["--addr", &format!("tcp://{}", flags.clients)]);
+        command.args(["--tlscacert", &ca, "--tlscert", cert, "--tlskey", key]);
+        command.args(["debug", "workers"]);
+        process::run(command)
+    };
+    let seen = workers(&client).succeeded().stdout;
+    assert!(seen.contains("linux/"), "{seen}");
+    workers(&stranger).failed();
     // buildx goes on trying for a while; and it may try without TLS, which finds nobody.
     thread::scope(|scope| {
         for options in [with(&stranger), Some(format!("cacert={ca}")), None] {
