@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::Router;
-use croft_scheduler::{LeaseTerms, Project};
+use croft_scheduler::{ConnectionId, LeaseTerms, Project};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+use uuid::Uuid;
 
 use crate::config::{Config, Listen, StageRegistry as StageFlags};
 use crate::control::{Control, Settings, StageRegistry};
@@ -221,7 +223,12 @@ async fn connection<S>(stream: S, router: Router, stop: CancellationToken)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let service = hyper_util::service::TowerToHyperService::new(router);
+    let connection = ConnectionId(Uuid::new_v4());
+    let marked = router.map_request(move |mut request: http::Request<_>| {
+        request.extensions_mut().insert(connection);
+        request
+    });
+    let service = hyper_util::service::TowerToHyperService::new(marked);
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

@@ -52,6 +52,11 @@ uuid_id!(
     "a build"
 );
 uuid_id!(
+    /// A client's connection. The builds of one bake come by the same.
+    ConnectionId,
+    "a connection"
+);
+uuid_id!(
     /// One try at a stage, on one agent, under one lease.
     AttemptId,
     "an attempt"

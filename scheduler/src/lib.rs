@@ -15,7 +15,7 @@ pub mod servable;
 pub mod time;
 
 pub use fleet::{AgentView, FleetView, StageKey};
-pub use ids::{AgentId, AttemptId, BuildId, Project, Token};
+pub use ids::{AgentId, AttemptId, BuildId, ConnectionId, Project, Token};
 pub use lease::LeaseTerms;
 pub use lifecycle::{
     AttemptEvent, AttemptState, BuildEvent, BuildState, FailureKind, IllegalTransition, StageEvent,

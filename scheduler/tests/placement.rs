@@ -3,9 +3,9 @@
 mod support;
 
 use croft_planner::{EdgeId, StageId};
-use croft_scheduler::Timestamp;
 use croft_scheduler::fleet::{Duty, FleetView, Health, Presence};
 use croft_scheduler::place::{Decision, Policy, ReadyStage, Refusal, place};
+use croft_scheduler::{ConnectionId, Timestamp};
 use support::*;
 
 fn check(fleet: &FleetView, stages: &[ReadyStage], expect: &[&str]) {
@@ -418,6 +418,46 @@ fn stages_that_share_a_cache_mount_go_to_one_agent() {
         &farm,
         &[placed_before],
         &["3 -> amd64-1: the only agent that can"],
+    );
+}
+
+#[test]
+fn a_command_of_several_builds_of_one_connection_runs_on_one_agent() {
+    let of_connection = |build, commands: &[&str]| ReadyStage {
+        connection: ConnectionId(build_id(1).0),
+        commands: commands
+            .iter()
+            .map(|name| command(name, Some(seconds(1))))
+            .collect(),
+        ..stage(build, build as u32, "linux/amd64")
+    };
+    let mut farm = farm();
+    let two = [
+        of_connection(1, &["shared"]),
+        of_connection(2, &["shared", "own"]),
+    ];
+    check(
+        &farm,
+        &two,
+        &[
+            "1 -> amd64-1: first of equals",
+            "2 -> amd64-1: a stage that it belongs with is there",
+        ],
+    );
+    farm.agents[0].slots = 1;
+    let other = ReadyStage {
+        connection: ConnectionId(build_id(3).0),
+        ..of_connection(3, &["shared", "own"])
+    };
+    let [first, second] = two;
+    check(
+        &farm,
+        &[first, second, other],
+        &[
+            "1 -> amd64-1: first of equals",
+            "2 waits: a free slot on amd64-1, where a stage is that it belongs with",
+            "3 -> amd64-2: free, while amd64-1 is busy",
+        ],
     );
 }
 

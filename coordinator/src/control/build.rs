@@ -8,7 +8,7 @@ use bollard_buildkit_proto::pb;
 use croft_buildkit::session::auth;
 use croft_planner::{Bound, EdgeId, Output, Plan, StageId};
 use croft_proto::v1 as wire;
-use croft_scheduler::{AgentId, AttemptId, BuildId};
+use croft_scheduler::{AgentId, AttemptId, BuildId, ConnectionId};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,8 @@ pub struct Request {
     pub client_ref: String,
     /// The id of the client's session; empty if it has none.
     pub session: String,
+    /// What it came by.
+    pub connection: ConnectionId,
     /// What becomes of the results.
     pub outputs: Outputs,
     /// The entitlements that it asks for; checked when it is opened.

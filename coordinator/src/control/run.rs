@@ -45,6 +45,7 @@ impl Control {
                         .map(str::to_owned)
                         .collect(),
                     session: asked.session.clone(),
+                    connection: asked.connection,
                     frontend: asked.attrs.get("source").cloned().unwrap_or_default(),
                     deadline: None,
                 };
@@ -153,7 +154,9 @@ impl Control {
                 None => platform.clone(),
             };
             let platform = result.platform.get_or_insert_with(|| oci(&target));
-            result.config.get_or_insert_with(|| config::unsaid(platform));
+            result
+                .config
+                .get_or_insert_with(|| config::unsaid(platform));
             if let Some(definition) = &result.definition {
                 self.refuse_definition(definition)?;
             }

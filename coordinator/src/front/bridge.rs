@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::control::returned_error;
 use super::convert;
-use super::jobs::{Job, Jobs, NoJob};
+use super::jobs::{Job, Jobs, NoJob, Solved};
 use super::maps;
 use crate::control::image::Shape;
 use crate::control::{Control, ResultTarget, Results};
@@ -52,6 +52,15 @@ impl Bridge {
             ))),
             Err(NoJob::Unknown(why)) => Err(why),
         }
+    }
+
+    /// Has the results of one solve made, once however often it is asked for.
+    async fn make(&self, job: &Job, solved: &Solved, results: Results) -> Result<(), Status> {
+        let make = || async {
+            let made = self.control.evaluate(&job.build, results).await;
+            made.map_err(|failure| convert::status(&failure))
+        };
+        solved.made.get_or_init(make).await.clone()
     }
 
     /// Passes a question on to the engine that plans the build, as it came.
@@ -131,13 +140,14 @@ impl Service for Bridge {
             .gateway_solve(&job.build, request)
             .await
             .map_err(|failure| convert::status(&failure))?;
-        let mut result = convert::renamed(result, |definition| job.keep(definition))?;
+        let solved = Arc::<Solved>::default();
+        let mut result = convert::renamed(result, |definition| job.keep(definition, &solved))?;
+        let answer = solved
+            .answer
+            .get_or_init(|| convert::without_definitions(&result));
         if evaluate {
-            let results = convert::results(result.clone(), |reference| job.kept(&reference.id))?;
-            self.control
-                .evaluate(&job.build, results)
-                .await
-                .map_err(|failure| convert::status(&failure))?;
+            let results = convert::results(answer.clone(), |reference| job.kept(&reference.id))?;
+            self.make(&job, &solved, results).await?;
         }
         maps::result(&mut result);
         Ok(Response::new(api::SolveResponse {
@@ -151,11 +161,16 @@ impl Service for Bridge {
         request: Request<api::EvaluateRequest>,
     ) -> Result<Response<api::EvaluateResponse>, Status> {
         let job = self.job(request.metadata()).await?;
-        let definition = job.kept(&request.into_inner().r#ref)?;
-        self.control
-            .evaluate(&job.build, target(definition))
-            .await
-            .map_err(|failure| convert::status(&failure))?;
+        let id = request.into_inner().r#ref;
+        if let Some(definition) = job.kept(&id)? {
+            let solved = job.solved(&id)?;
+            let lookup = |reference: &api::Ref| job.kept(&reference.id);
+            let all = solved.answer.get().cloned();
+            // What can't be published can still be made by itself.
+            let results = all.and_then(|answer| convert::results(answer, lookup).ok());
+            let results = results.unwrap_or_else(|| target(Some(definition)));
+            self.make(&job, &solved, results).await?;
+        }
         Ok(Response::new(api::EvaluateResponse {}))
     }
 

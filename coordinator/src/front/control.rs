@@ -7,6 +7,7 @@ use std::time::Duration;
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
 use bollard_buildkit_proto::moby::buildkit::v1::control_server::Control as Service;
 use croft_buildkit::session::ClientSession;
+use croft_scheduler::ConnectionId;
 use futures::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
@@ -35,8 +36,12 @@ impl Face {
     }
 
     /// Opens the build and the job of a solve.
-    fn begin(&self, solve: &api::SolveRequest) -> Result<(Arc<Build>, Open, Returned), Status> {
-        let mut wanted = convert::request(solve).map_err(|f| convert::status(&f))?;
+    fn begin(
+        &self,
+        solve: &api::SolveRequest,
+        connection: ConnectionId,
+    ) -> Result<(Arc<Build>, Open, Returned), Status> {
+        let mut wanted = convert::request(solve, connection).map_err(|f| convert::status(&f))?;
         wanted.traceparent = crate::telemetry::traceparent();
         let build = self
             .control
@@ -149,6 +154,9 @@ impl Service for Face {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
             .to_owned();
+        let connection = request.extensions().get().copied();
+        // Without one it is alone on its own.
+        let connection = connection.unwrap_or_else(|| ConnectionId(uuid::Uuid::new_v4()));
         let solve = request.into_inner();
         if solve.r#ref.is_empty() || solve.r#ref.len() > 256 {
             return Err(Status::invalid_argument(
@@ -159,7 +167,7 @@ impl Service for Face {
             tracing::info_span!("solve", client_ref = %solve.r#ref, build = tracing::field::Empty);
         crate::telemetry::continue_trace(&span, &traceparent);
         async {
-            let (build, open, returned) = match self.begin(&solve) {
+            let (build, open, returned) = match self.begin(&solve, connection) {
                 Ok(begun) => begun,
                 Err(why) => {
                     self.jobs.refuse(&solve.r#ref, &why);

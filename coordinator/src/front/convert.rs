@@ -6,6 +6,7 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend as gateway;
 use bollard_buildkit_proto::moby::buildkit::v1::types;
 use bollard_buildkit_proto::pb;
+use croft_scheduler::ConnectionId;
 use prost::Message as _;
 use serde::Deserialize;
 use tonic::{Code, Status};
@@ -30,7 +31,10 @@ pub fn status(failure: &Failure) -> Status {
 }
 
 /// What a solve asks for. Old fields count only where the new ones are empty.
-pub fn request(solve: &control::SolveRequest) -> Result<Request, Failure> {
+pub fn request(
+    solve: &control::SolveRequest,
+    connection: ConnectionId,
+) -> Result<Request, Failure> {
     let mut exporters: Vec<(String, BTreeMap<String, String>)> = solve
         .exporters
         .iter()
@@ -72,6 +76,7 @@ pub fn request(solve: &control::SolveRequest) -> Result<Request, Failure> {
     Ok(Request {
         client_ref: solve.r#ref.clone(),
         session: solve.session.clone(),
+        connection,
         outputs,
         entitlements: solve.entitlements.clone(),
         source_policy: solve
@@ -263,6 +268,30 @@ pub fn renamed(
         attestations: HashMap::new(),
         result: refs,
     })
+}
+
+/// The same result with its references by name only.
+pub fn without_definitions(result: &gateway::Result) -> gateway::Result {
+    use gateway::result::Result as R;
+    let bare = |reference: &gateway::Ref| gateway::Ref {
+        id: reference.id.clone(),
+        def: None,
+    };
+    let refs = result.result.as_ref().map(|result| match result {
+        R::Ref(reference) => R::Ref(bare(reference)),
+        R::Refs(map) => {
+            let refs = map.refs.iter().map(|(key, one)| (key.clone(), bare(one)));
+            R::Refs(gateway::RefMap {
+                refs: refs.collect(),
+            })
+        }
+        R::RefDeprecated(_) | R::RefsDeprecated(_) => result.clone(),
+    });
+    gateway::Result {
+        result: refs,
+        metadata: result.metadata.clone(),
+        attestations: HashMap::new(),
+    }
 }
 
 /// The farm as the one worker that clients see: native platforms first.

@@ -4,11 +4,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use bollard_buildkit_proto::moby::buildkit::v1::frontend as gateway;
 use bollard_buildkit_proto::pb;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OnceCell, oneshot, watch};
 use tonic::Status;
 
 use crate::control::{Build, Failure, Progress, Reader, Results};
@@ -48,8 +49,24 @@ pub struct Job {
     pub build: Arc<Build>,
     /// Somebody follows its progress, or has.
     followed: AtomicBool,
-    refs: Mutex<HashMap<String, Option<pb::Definition>>>,
+    refs: Mutex<HashMap<String, Kept>>,
     returned: Mutex<Option<oneshot::Sender<Result<Results, Failure>>>>,
+}
+
+/// A result that the client may return.
+#[derive(Clone)]
+struct Kept {
+    definition: Option<pb::Definition>,
+    solved: Arc<Solved>,
+}
+
+/// What one gateway solve came to. Its results are one plan: when the client wants one of them to be made before it returns, all are.
+#[derive(Default)]
+pub struct Solved {
+    /// The answer as the client got it, without the definitions.
+    pub answer: OnceLock<gateway::Result>,
+    /// How making them ended.
+    pub made: OnceCell<Result<(), Status>>,
 }
 
 /// Why there is no job.
@@ -184,7 +201,11 @@ impl Job {
     }
 
     /// Gives a result a name under which the client may return it.
-    pub fn keep(&self, definition: Option<pb::Definition>) -> Result<String, Status> {
+    pub fn keep(
+        &self,
+        definition: Option<pb::Definition>,
+        solved: &Arc<Solved>,
+    ) -> Result<String, Status> {
         let mut refs = self.refs.lock().unwrap_or_else(PoisonError::into_inner);
         if refs.len() >= MAX_REFS {
             return Err(Status::resource_exhausted(format!(
@@ -192,15 +213,28 @@ impl Job {
             )));
         }
         let id = uuid::Uuid::new_v4().simple().to_string();
-        refs.insert(id.clone(), definition);
+        let kept = Kept {
+            definition,
+            solved: Arc::clone(solved),
+        };
+        refs.insert(id.clone(), kept);
         Ok(id)
     }
 
     /// What a name stands for. The empty name is the empty image.
     pub fn kept(&self, id: &str) -> Result<Option<pb::Definition>, Status> {
-        if id.is_empty() {
-            return Ok(None);
+        match id {
+            "" => Ok(None),
+            id => self.find(id).map(|kept| kept.definition),
         }
+    }
+
+    /// The solve that a name comes from.
+    pub fn solved(&self, id: &str) -> Result<Arc<Solved>, Status> {
+        self.find(id).map(|kept| kept.solved)
+    }
+
+    fn find(&self, id: &str) -> Result<Kept, Status> {
         let refs = self.refs.lock().unwrap_or_else(PoisonError::into_inner);
         refs.get(id)
             .cloned()
@@ -231,7 +265,7 @@ impl Job {
 mod tests {
     use std::collections::BTreeMap;
 
-    use croft_scheduler::BuildId;
+    use croft_scheduler::{BuildId, ConnectionId};
 
     use super::*;
     use crate::control::Request;
@@ -241,6 +275,7 @@ mod tests {
         let request = Request {
             client_ref: String::new(),
             session: String::new(),
+            connection: ConnectionId(uuid::Uuid::new_v4()),
             outputs: Outputs::Keep,
             entitlements: Vec::new(),
             source_policy: Vec::new(),

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use croft_planner::Platform;
-use croft_scheduler::{BuildId, BuildState, Project};
+use croft_scheduler::{BuildId, BuildState, ConnectionId, Project};
 use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -28,6 +28,8 @@ pub struct NewBuild {
     pub platforms: Vec<String>,
     /// The id of its session; empty if it has none.
     pub session: String,
+    /// What it came by.
+    pub connection: ConnectionId,
     /// "dockerfile.v0"; empty for a definition.
     pub frontend: String,
     /// When it is to be ended if it hasn't by itself.
@@ -120,14 +122,15 @@ impl Store {
     pub async fn build_insert(&self, build: &NewBuild) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query!(
-            "INSERT INTO builds (id, client_ref, project, priority, platforms, session, frontend, deadline)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO builds (id, client_ref, project, priority, platforms, session, connection, frontend, deadline)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             build.id.0,
             build.client_ref,
             build.project.0,
             build.priority,
             &build.platforms,
             build.session,
+            build.connection.0,
             build.frontend,
             build.deadline,
         )

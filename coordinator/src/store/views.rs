@@ -8,7 +8,7 @@ use croft_planner::{CacheIdentity, EdgeId, StageId};
 use croft_scheduler::fleet::{Load, Start};
 use croft_scheduler::place::{Command, ExportedInput, Input, Supply};
 use croft_scheduler::{
-    AgentId, AgentView, BuildId, FleetView, Project, ReadyStage, StageKey, Timestamp,
+    AgentId, AgentView, BuildId, ConnectionId, FleetView, Project, ReadyStage, StageKey, Timestamp,
 };
 use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
@@ -186,7 +186,8 @@ async fn ready_stages(
     let rows = sqlx::query!(
         r#"SELECT s.build, s.number, s.name, s.users, s.platforms, s.identities, s.cache_mounts, s.requirements,
                   s.together, CASE WHEN s.state = 'ready' THEN s.since ELSE now() END AS "since!", s.not_before,
-                  s.unserved_since, b.project, b.priority, b.created_at, pin.agent AS "pinned?"
+                  s.unserved_since, b.project, b.priority, b.connection, b.created_at,
+                  COALESCE(pin.agent, alike.agent) AS "pinned?"
            FROM stages AS s
            JOIN builds AS b ON b.id = s.build AND b.state = 'running'
            LEFT JOIN LATERAL (
@@ -197,6 +198,15 @@ async fn ready_stages(
                ORDER BY g.number = s.placed_with, t.token DESC
                LIMIT 1
            ) AS pin ON true
+           LEFT JOIN LATERAL (
+               -- Builds of one connection that live, or lived, at the same time.
+               SELECT t.agent FROM builds AS o
+               JOIN stages AS g ON g.build = o.id AND g.identities && s.identities
+               JOIN attempts AS t ON t.build = g.build AND t.stage = g.number AND t.state IN ('offered', 'running', 'succeeded')
+               WHERE o.connection = b.connection AND o.id <> b.id AND COALESCE(o.finished_at > b.created_at, true)
+               ORDER BY t.token
+               LIMIT 1
+           ) AS alike ON true
            WHERE s.state = 'ready'
               OR s.state = 'waiting'
                  AND (SELECT bool_and(t.agent IS NOT NULL) AND count(DISTINCT t.agent) = 1 FROM outputs AS o
@@ -228,6 +238,7 @@ async fn ready_stages(
             alike: alike(&row.project, &row.name, &row.users),
             project: Project(row.project),
             priority: row.priority,
+            connection: ConnectionId(row.connection),
             build_created: timestamp(row.created_at),
             ready_since: timestamp(row.since),
             not_before: row.not_before.map_or(Timestamp(0), timestamp),

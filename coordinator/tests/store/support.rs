@@ -13,7 +13,8 @@ use croft_planner::{
     Platform, Requirements, Stage, StageDigest, StageId, StageKind, TargetId,
 };
 use croft_scheduler::{
-    AgentId, AttemptId, BuildId, FailureKind, FarmBudget, LeaseTerms, Project, StageKey, Token,
+    AgentId, AttemptId, BuildId, ConnectionId, FailureKind, FarmBudget, LeaseTerms, Project,
+    StageKey, Token,
 };
 use sqlx::PgPool;
 use tokio::sync::OnceCell;
@@ -218,6 +219,7 @@ pub fn new_build() -> NewBuild {
         priority: 0,
         platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
         session: "session".to_owned(),
+        connection: ConnectionId(id()),
         frontend: "dockerfile.v0".to_owned(),
         deadline: None,
     }

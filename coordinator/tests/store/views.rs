@@ -295,6 +295,56 @@ async fn a_stage_is_pinned_to_the_agent_of_its_group_or_of_its_feeder() {
 }
 
 #[tokio::test]
+async fn a_stage_follows_a_command_of_it_that_a_build_of_the_same_connection_ran_meanwhile() {
+    let db = Db::new().await;
+    let agent = db.agent("amd64-1", "linux/amd64").await;
+    let plan = single();
+    let of_connection = async |connection| {
+        let build = croft_coordinator::store::NewBuild {
+            connection,
+            ..new_build()
+        };
+        db.store.build_insert(&build).await.unwrap();
+        build.id
+    };
+    let pin_of = async |build| {
+        let ready = db.store.snapshot(10).await.unwrap().ready;
+        let stage = ready.iter().find(|stage| stage.key == key(build, 0));
+        stage.unwrap().pinned
+    };
+    let one = new_build().connection;
+    let first = of_connection(one).await;
+    db.store.build_plan(first, &plan.rows()).await.unwrap();
+    let beside = of_connection(one).await;
+    db.store.build_plan(beside, &plan.rows()).await.unwrap();
+    let elsewhere = db.planned(&plan).await;
+    assert_eq!(pin_of(beside).await, None);
+
+    let held = db.offer(first, 0, &agent, &[]).await;
+    assert_eq!(pin_of(beside).await, Some(agent.id));
+    assert_eq!(pin_of(elsewhere).await, None);
+
+    // When the other build is over what it ran is still the same.
+    let done = done(&[target(0)]);
+    db.store.attempt_accept(agent.id, held).await.unwrap();
+    db.store
+        .attempt_succeed(agent.id, held, &done)
+        .await
+        .unwrap();
+    db.store.build_publish(first).await.unwrap();
+    let response = serde_json::json!({});
+    let end = croft_coordinator::store::BuildEnd::Succeeded {
+        response: &response,
+        digest: None,
+    };
+    db.store.build_end(first, end).await.unwrap();
+    assert_eq!(pin_of(beside).await, Some(agent.id));
+    let later = of_connection(one).await;
+    db.store.build_plan(later, &plan.rows()).await.unwrap();
+    assert_eq!(pin_of(later).await, None);
+}
+
+#[tokio::test]
 async fn stages_are_taken_by_priority_and_age_of_their_builds() {
     let db = Db::new().await;
     let (old, young) = (db.planned(&single()).await, db.planned(&single()).await);

@@ -8,7 +8,7 @@ mod stage;
 
 use std::collections::BTreeMap;
 
-use croft_planner::{EdgeId, StageId};
+use croft_planner::{CacheIdentity, EdgeId, StageId};
 
 pub use policy::Policy;
 pub(crate) use reason::{Ands, Commas};
@@ -18,7 +18,7 @@ pub use stage::{Command, ExportedInput, Input, ReadyStage, Supply};
 
 use crate::fleet::{AgentView, FleetView, StageKey};
 use crate::servable::Unservable;
-use crate::{AgentId, BuildId, Timestamp};
+use crate::{AgentId, BuildId, ConnectionId, Timestamp};
 use order::Service;
 use score::{Candidate, Desk};
 
@@ -56,10 +56,10 @@ impl Decision {
 
 /// Decides about each of the stages, in the order of service. No slot is given away twice, and the answer depends on nothing but the
 /// arguments (and not on the order of their lists).
-pub fn place(
-    fleet: &FleetView,
-    stages: &[ReadyStage],
-    policy: &Policy,
+pub fn place<'a>(
+    fleet: &'a FleetView,
+    stages: &'a [ReadyStage],
+    policy: &'a Policy,
     now: Timestamp,
 ) -> Vec<Decision> {
     let mut round = Round::new(fleet, policy, now);
@@ -82,6 +82,8 @@ struct Round<'a> {
     desks: Vec<Desk<'a>>,
     /// Where the groups of this round's stages went.
     groups: BTreeMap<(BuildId, StageId), AgentId>,
+    /// Where the commands of this round's stages went first, and for which build.
+    commands: BTreeMap<(ConnectionId, &'a CacheIdentity), (BuildId, AgentId)>,
     policy: &'a Policy,
     now: Timestamp,
 }
@@ -99,12 +101,13 @@ impl<'a> Round<'a> {
             by_id,
             desks,
             groups: BTreeMap::new(),
+            commands: BTreeMap::new(),
             policy,
             now,
         }
     }
 
-    fn decide(&mut self, stage: &ReadyStage) -> Decision {
+    fn decide(&mut self, stage: &'a ReadyStage) -> Decision {
         if stage.is_ahead() {
             return self.decide_ahead(stage);
         }
@@ -140,9 +143,7 @@ impl<'a> Round<'a> {
         }
         let agent = chosen.score.agent;
         self.desks[chosen.desk].put(stage, &chosen.cost);
-        if let Some(group) = stage.together {
-            self.groups.insert((key.build, group), agent);
-        }
+        self.note(stage, agent);
         Decision::Placed {
             key,
             agent,
@@ -153,7 +154,7 @@ impl<'a> Round<'a> {
 
     /// Decides about a stage whose inputs are still being made: it goes to the agent that makes them if it would go there anyhow, and else
     /// waits until they are there.
-    fn decide_ahead(&mut self, stage: &ReadyStage) -> Decision {
+    fn decide_ahead(&mut self, stage: &'a ReadyStage) -> Decision {
         let key = stage.key;
         let held = Decision::Held {
             key,
@@ -176,14 +177,23 @@ impl<'a> Round<'a> {
         let mut reason = reason::reason(stage, std::slice::from_ref(best), &self.desks);
         reason.why = Why::Ahead;
         self.desks[best.desk].put(stage, &best.cost);
-        if let Some(group) = stage.together {
-            self.groups.insert((key.build, group), agent);
-        }
+        self.note(stage, agent);
         Decision::Placed {
             key,
             agent,
             exports: score::exports(stage, agent),
             reason,
+        }
+    }
+
+    /// Notes where a stage goes, for those that belong with it.
+    fn note(&mut self, stage: &'a ReadyStage, agent: AgentId) {
+        if let Some(group) = stage.together {
+            self.groups.insert((stage.key.build, group), agent);
+        }
+        for command in &stage.commands {
+            let key = (stage.connection, &command.identity);
+            self.commands.entry(key).or_insert((stage.key.build, agent));
         }
     }
 
@@ -205,7 +215,15 @@ impl<'a> Round<'a> {
         let of_group = stage
             .together
             .and_then(|group| self.groups.get(&(stage.key.build, group)).copied());
-        let pins = of_group.into_iter().chain(stage.pinned);
+        let of_round = |command: &Command| {
+            let (build, agent) = self.commands.get(&(stage.connection, &command.identity))?;
+            (*build != stage.key.build).then_some(*agent)
+        };
+        let of_connection = stage.commands.iter().find_map(of_round);
+        let pins = of_group
+            .into_iter()
+            .chain(stage.pinned)
+            .chain(of_connection);
         pins.filter(|agent| !stage.failed_on.contains_key(agent))
     }
 

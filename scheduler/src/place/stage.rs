@@ -6,7 +6,7 @@ use std::time::Duration;
 use croft_planner::{CacheIdentity, EdgeId, Platform, Requirements, StageId};
 
 use crate::fleet::StageKey;
-use crate::{AgentId, Project, Timestamp};
+use crate::{AgentId, ConnectionId, Project, Timestamp};
 
 /// A stage that wants an agent: all of its inputs are there, or some are just being made and it may go to the agent that makes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct ReadyStage {
     pub project: Project,
     /// Greater goes first.
     pub priority: i32,
+    /// How its build came. A command that several builds of one connection have runs on one agent, where its engine runs it once for all.
+    pub connection: ConnectionId,
     /// When its build came.
     pub build_created: Timestamp,
     /// Since when it wants an agent.
@@ -35,7 +37,8 @@ pub struct ReadyStage {
     pub cache_mounts: BTreeSet<String>,
     /// Stages of one build with the same value run on one agent.
     pub together: Option<StageId>,
-    /// The agent on which another of its group was placed last, or the stage that it is placed with. It goes there if that agent can
+    /// The agent on which another of its group was placed last, or the stage that it is placed with, or that another build of the same
+    /// connection gave one of its commands to. It goes there if that agent can
     /// take it, and waits for a slot there. If it can't any more (it is away or draining, or the farm failed at this stage there), the
     /// stage goes elsewhere: what is still to be placed of a group moves on together, and finds its cache mounts as after a prune.
     pub pinned: Option<AgentId>,

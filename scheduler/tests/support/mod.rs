@@ -10,7 +10,7 @@ use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Load, Presence,
 use croft_scheduler::place::{
     Command, Decision, ExportedInput, Input, Policy, ReadyStage, Supply, place,
 };
-use croft_scheduler::{AgentId, BuildId, Project, Timestamp};
+use croft_scheduler::{AgentId, BuildId, ConnectionId, Project, Timestamp};
 use uuid::Uuid;
 
 /// All tests happen around this instant.
@@ -116,6 +116,7 @@ pub fn stage(build: u128, number: u32, on: &str) -> ReadyStage {
         },
         project: project("p"),
         priority: 0,
+        connection: ConnectionId(build_id(build).0),
         build_created: ago(100),
         ready_since: NOW,
         not_before: Timestamp(0),
