@@ -482,6 +482,7 @@ pub fn pushed(id: &str, definition: Vec<u8>, name: &str) -> v1::Output {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
         title: "an image".into(),
+        definition: Vec::new(),
     };
     v1::Output {
         id: id.into(),
