@@ -142,7 +142,7 @@ impl<'a> Writer<'a> {
         let mut inputs = Vec::with_capacity(op.inputs.len());
         for &(input, index) in &op.inputs {
             if plan.is_foreign(stage, input) {
-                inputs.push(self.result_of(plan.edge_of[&(input, index)], bindings)?);
+                inputs.push(self.result_of(plan.edge_of[&(id, input, index)], bindings)?);
             } else {
                 inputs.push((self.own[&input].clone(), index));
             }

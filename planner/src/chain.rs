@@ -2,7 +2,7 @@
 //! definition. Which part it is, is decided in [`crate::narrow`].
 //!
 //! A copy is told to follow links where the one does that will read it there, and nothing else: a folder comes with its mode and owner,
-//! and what was in it. It says the readers' lines, as a path that isn't there is their mistake.
+//! and what was in it. It bears the name and the lines of those who read, as a path that isn't there is their mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,6 @@ impl Plan {
         if let Some(last) = definition.def.pop() {
             definition.metadata.remove(OpDigest::of(&last).as_str());
         }
-        let name = format!("[croft] what others need of {}", self.edge(edge)?.name);
         let mut end: Option<OpDigest> = None;
         for step in self.steps(parts) {
             let mut copies = Copies::onto(end.is_some());
@@ -50,7 +49,7 @@ impl Plan {
                 .into_iter()
                 .chain(patterns.then_some("file.copy.includeexcludepatterns"));
             let metadata = pb::OpMetadata {
-                description: BTreeMap::from([("llb.customname".to_owned(), name.clone())]),
+                description: BTreeMap::from([("llb.customname".to_owned(), step.name)]),
                 caps: caps.map(|cap| (cap.to_owned(), true)).collect(),
                 ..pb::OpMetadata::default()
             };
@@ -91,6 +90,11 @@ impl Plan {
             match steps.get_mut(place) {
                 Some(step) => step.parts.push(part),
                 None => steps.push(Step {
+                    name: part
+                        .readers
+                        .first()
+                        .and_then(|reader| self.op(*reader))
+                        .map_or_else(String::new, |reader| reader.name.clone()),
                     parts: vec![part],
                     locations,
                 }),
@@ -102,6 +106,8 @@ impl Plan {
 
 /// One op of the chain.
 struct Step<'a> {
+    /// That of the first op that reads what is copied: as if it read it here.
+    name: String,
     parts: Vec<&'a Part>,
     locations: Vec<pb::Location>,
 }

@@ -2,7 +2,8 @@
 //! taken to read everything. How the part is made is for [`crate::chain`].
 //!
 //! A part must look to its consumers as the whole would. They find what they read under the path that they name, links on the way to it
-//! resolved: so two paths of which one lies under the other can't both be served, as a link within the one may lead out of it.
+//! resolved. So two paths of which one lies under the other can't be in one part, as a link within the one may lead out of it: they are cut
+//! apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,20 +59,20 @@ pub(crate) enum Name {
 const MAX_PATH: usize = 4096;
 /// Each path is a copy of its own on the producer's side.
 const MAX_PATHS: usize = 1000;
+/// Each cut is an image of its own. Beyond these the whole is the simpler one.
+const MAX_CUTS: usize = 4;
 
 /// A path to be cut out, and who reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     pub path: NarrowPath,
-    /// In order.
-    pub readers: Vec<OpId>,
+    pub readers: BTreeSet<OpId>,
 }
 
 /// What must be cut out for those who read a result.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// Nothing less than the whole will do.
-    #[default]
     Whole,
     /// These parts, in the order of their paths.
     Parts(Vec<Part>),
@@ -100,17 +101,23 @@ impl Cut {
     }
 }
 
-/// What each crossing (an op's output that other stages need) is to be cut to. `consumers` are the ops beyond the cut.
-pub(crate) fn cuts<'a>(
+/// A cut, and the ops beyond it that take what it leaves.
+pub(crate) struct Shared {
+    pub cut: Cut,
+    /// Those whose input it is.
+    pub takers: BTreeSet<OpId>,
+}
+
+/// How each crossing (an op's output that other stages need) is to be cut. `takers` are the ops beyond; each of them takes one of the cuts.
+pub(crate) fn cuts(
     graph: &Graph,
-    crossings: impl IntoIterator<Item = ((OpId, u32), &'a BTreeSet<OpId>)>,
-) -> BTreeMap<(OpId, u32), Cut> {
-    let mut needs: BTreeMap<(OpId, u32), Vec<(OpId, Need)>> = BTreeMap::new();
+    crossings: impl IntoIterator<Item = ((OpId, u32), impl IntoIterator<Item = OpId>)>,
+) -> BTreeMap<(OpId, u32), Vec<Shared>> {
+    let mut needs: BTreeMap<(OpId, u32), BTreeMap<OpId, Need>> = BTreeMap::new();
     let mut readers: BTreeMap<OpId, BTreeSet<(OpId, u32)>> = BTreeMap::new();
-    for (crossing, consumers) in crossings {
-        needs.entry(crossing).or_default();
-        for consumer in consumers {
-            readers.entry(*consumer).or_default().insert(crossing);
+    for (crossing, takers) in crossings {
+        for taker in takers {
+            readers.entry(taker).or_default().insert(crossing);
         }
     }
     // Each reader is decoded once, however much it reads.
@@ -118,19 +125,24 @@ pub(crate) fn cuts<'a>(
         let op = &graph.ops[reader.index()];
         for (input, need) in op.inputs.iter().zip(of_inputs(op)) {
             if crossings.contains(input) {
-                needs.entry(*input).or_default().push((reader, need));
+                let known = needs.entry(*input).or_default().remove(&reader);
+                let need = known.map_or(need.clone(), |known| known.and(need));
+                needs.entry(*input).or_default().insert(reader, need);
             }
         }
     }
-    let cut = |((op, output), needs): ((OpId, u32), Vec<(OpId, Need)>)| {
-        let mut cut = cut(&needs);
-        if cut == Cut::Whole && graph.ops[op.index()].facts.varies.is_some() {
-            let readers: BTreeSet<OpId> = needs.iter().map(|(reader, _)| *reader).collect();
-            cut = Cut::all_of_a_source(readers);
-        }
-        ((op, output), cut)
+    let all = |((op, output), needs): ((OpId, u32), BTreeMap<OpId, Need>)| {
+        let shared = cut_apart(graph, &needs).unwrap_or_else(|| {
+            let takers: BTreeSet<OpId> = needs.into_keys().collect();
+            let cut = match graph.ops[op.index()].facts.varies {
+                None => Cut::Whole,
+                Some(_) => Cut::all_of_a_source(takers.iter().copied()),
+            };
+            vec![Shared { cut, takers }]
+        });
+        ((op, output), shared)
     };
-    needs.into_iter().map(cut).collect()
+    needs.into_iter().map(all).collect()
 }
 
 /// What an op needs of each of its inputs, in their order.
@@ -147,6 +159,18 @@ pub(crate) fn of_inputs(op: &Op) -> Vec<Need> {
         .into_iter()
         .map(|need| need.unwrap_or(Need::Whole))
         .collect()
+}
+
+impl Need {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Reads(mut reads), Self::Reads(more)) => {
+                reads.extend(more);
+                Self::Reads(reads)
+            }
+            _ => Self::Whole,
+        }
+    }
 }
 
 /// The needs found so far, by input.
@@ -294,41 +318,110 @@ fn narrow_path(read: &Read) -> Option<NarrowPath> {
     })
 }
 
-fn cut(needs: &[(OpId, Need)]) -> Cut {
-    let mut parts: BTreeMap<(String, bool), Part> = BTreeMap::new();
-    for (reader, need) in needs {
-        let Need::Reads(reads) = need else {
-            return Cut::Whole;
+/// The cuts for these readers. `None` if only the whole will do.
+fn cut_apart(graph: &Graph, needs: &BTreeMap<OpId, Need>) -> Option<Vec<Shared>> {
+    // In an order that doesn't hang on that of the targets.
+    let mut readers: Vec<OpId> = needs.keys().copied().collect();
+    readers.sort_by_key(|reader| &graph.ops[reader.index()].digest);
+    let mut pieces: Vec<Piece> = Vec::new();
+    for reader in readers {
+        let Need::Reads(reads) = &needs[&reader] else {
+            return None;
         };
-        for read in reads {
-            let Some(path) = narrow_path(read) else {
-                return Cut::Whole;
-            };
-            let key = (path.path.clone(), path.follow_links);
-            match parts.get_mut(&key) {
-                Some(part) => part.join(path, *reader),
-                None => {
-                    let readers = vec![*reader];
-                    parts.insert(key, Part { path, readers });
-                }
+        let mut own = Piece::default();
+        for path in reads.iter().map(narrow_path) {
+            own = own.with(path?, reader)?;
+        }
+        match pieces.iter().position(|piece| piece.goes_with(&own)) {
+            Some(place) => pieces[place].join(own),
+            None if pieces.len() == MAX_CUTS => return None,
+            None => pieces.push(own),
+        }
+    }
+    pieces.into_iter().map(Piece::finish).collect()
+}
+
+/// Paths that can be cut out together.
+#[derive(Default)]
+struct Piece {
+    parts: BTreeMap<(String, bool), Part>,
+    /// What the paths take up: themselves, or the folder of a pattern, which may stand for anything there.
+    taken: BTreeMap<String, (String, bool)>,
+    takers: BTreeSet<OpId>,
+}
+
+impl Piece {
+    /// Takes in a path. `None` if it lies under another, or another under it.
+    fn with(mut self, path: NarrowPath, reader: OpId) -> Option<Self> {
+        self.takers.insert(reader);
+        let key = (path.path.clone(), path.follow_links);
+        if let Some(part) = self.parts.get_mut(&key) {
+            part.join(path, [reader]);
+            return Some(self);
+        }
+        let taken = match is_pattern(&path.path) {
+            true => parent(&path.path),
+            false => &path.path,
+        };
+        if self.is_taken(taken) {
+            return None;
+        }
+        self.taken.insert(taken.to_owned(), key.clone());
+        let readers = BTreeSet::from([reader]);
+        self.parts.insert(key, Part { path, readers });
+        Some(self)
+    }
+
+    fn is_taken(&self, path: &str) -> bool {
+        let mut above =
+            std::iter::successors(Some(path), |path| (*path != "/").then(|| parent(path)));
+        let below = format!("{}/", path.trim_end_matches('/'));
+        above.any(|path| self.taken.contains_key(path))
+            || self
+                .taken
+                .range(below.clone()..)
+                .next()
+                .is_some_and(|(path, _)| path.starts_with(&below))
+    }
+
+    /// Whether no path of the one lies under another of the other.
+    fn goes_with(&self, other: &Self) -> bool {
+        let mut new = other
+            .taken
+            .iter()
+            .filter(|(_, key)| !self.parts.contains_key(*key));
+        new.all(|(path, _)| !self.is_taken(path))
+    }
+
+    fn join(&mut self, other: Self) {
+        self.takers.extend(other.takers);
+        self.taken.extend(other.taken);
+        for (key, part) in other.parts {
+            match self.parts.get_mut(&key) {
+                Some(known) => known.join(part.path, part.readers),
+                None => drop(self.parts.insert(key, part)),
             }
         }
     }
-    let parts: Vec<Part> = parts.into_values().collect();
-    let whole_root = |part: &Part| part.path.path == "/" && part.path.include.is_empty();
-    if parts.is_empty()
-        || parts.len() > MAX_PATHS
-        || parts.iter().any(whole_root)
-        || overlap(&parts)
-    {
-        return Cut::Whole;
+
+    /// `None` if it comes to the whole.
+    fn finish(self) -> Option<Shared> {
+        let parts: Vec<Part> = self.parts.into_values().collect();
+        let whole = |part: &Part| part.path.path == "/" && part.path.include.is_empty();
+        if parts.is_empty() || parts.len() > MAX_PATHS || parts.iter().any(whole) {
+            return None;
+        }
+        Some(Shared {
+            cut: Cut::Parts(parts),
+            takers: self.takers,
+        })
     }
-    Cut::Parts(parts)
 }
 
 impl Part {
     /// Takes in another read of the same path. What is more than one of them wanted does no harm: each picks by its own patterns again.
-    fn join(&mut self, other: NarrowPath, reader: OpId) {
+    fn join(&mut self, other: NarrowPath, readers: impl IntoIterator<Item = OpId>) {
+        self.readers.extend(readers);
         let own = &mut self.path;
         let takes_back = |patterns: &[String]| patterns.iter().any(|one| one.starts_with('!'));
         if own.include != other.include {
@@ -346,26 +439,5 @@ impl Part {
         if own.exclude != other.exclude {
             own.exclude.clear();
         }
-        if self.readers.last() != Some(&reader) {
-            self.readers.push(reader);
-        }
     }
-}
-
-/// Whether one of the paths lies under another. A pattern may stand for anything in its folder.
-fn overlap(parts: &[Part]) -> bool {
-    let mut taken: BTreeSet<&str> = BTreeSet::new();
-    let all_apart = parts.iter().all(|part| {
-        let path = part.path.path.as_str();
-        taken.insert(match is_pattern(path) {
-            true => parent(path),
-            false => path,
-        })
-    });
-    !all_apart
-        || taken.iter().any(|&path| {
-            let above =
-                std::iter::successors(Some(path), |path| (*path != "/").then(|| parent(path)));
-            above.skip(1).any(|folder| taken.contains(folder))
-        })
 }

@@ -79,6 +79,9 @@ impl Default for Limits {
     }
 }
 
+/// An input of an op that another stage makes: the op that takes it, the one that makes it, and which of that one's outputs it is.
+pub(crate) type Taken = (OpId, OpId, u32);
+
 /// A build, split into stages. Made by [`crate::plan`] and never changed.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -88,8 +91,8 @@ pub struct Plan {
     /// What is cut out of each cut edge's result, and who reads it there.
     pub(crate) cuts: Vec<Cut>,
     pub(crate) targets: Vec<PlannedTarget>,
-    /// The cut edge of each output that crosses stages.
-    pub(crate) edge_of: BTreeMap<(OpId, u32), EdgeId>,
+    /// The cut edge that stands for each input from another stage.
+    pub(crate) edge_of: BTreeMap<Taken, EdgeId>,
     /// The stage of each op that is in one only and whose results others take from there.
     pub(crate) owners: Vec<Option<StageId>>,
 }
@@ -313,7 +316,7 @@ pub struct LocalSource {
 pub struct CutEdge {
     /// Its place in the plan.
     pub id: EdgeId,
-    /// The same for the same op and output, whatever the order of the input.
+    /// The same for the same op, output and narrowing, whatever the order of the input.
     pub digest: EdgeDigest,
     /// For people: the name of the op that makes it.
     pub name: String,

@@ -18,8 +18,9 @@ use crate::{
     identity,
     levels::{Levels, runs_on},
     naming,
-    narrow::{self, Cut},
+    narrow::{self, Cut, Part},
     op::{Op, OpKind},
+    plan::Taken,
     sources::{self, Varies},
     together,
 };
@@ -84,11 +85,7 @@ pub(crate) fn split(
             }
         })
         .collect();
-    let (edges, cuts) = cut_edges(&graph, &groups, &owners, &levels, options);
-    let edge_of: BTreeMap<(OpId, u32), EdgeId> = edges
-        .iter()
-        .map(|edge| ((edge.op, edge.output), edge.id))
-        .collect();
+    let (edges, cuts, edge_of) = cut_edges(&graph, &groups, &owners, &levels, options);
     let mut stages: Vec<Stage> = groups
         .into_iter()
         .zip(digests)
@@ -163,56 +160,83 @@ fn stage_digest(graph: &Graph, group: &Group) -> StageDigest {
     StageDigest::new(sha256_parts(digests.into_iter().map(str::as_bytes)))
 }
 
+/// What several stages take from one, an edge for each cut of it, and which edge stands for an input of an op beyond.
 fn cut_edges(
     graph: &Graph,
     groups: &[Group],
     owners: &[Option<StageId>],
     levels: &Levels,
     options: &PlanOptions,
-) -> (Vec<CutEdge>, Vec<Cut>) {
-    /// Who takes a result from another stage.
-    #[derive(Default)]
-    struct Takers {
-        stages: BTreeSet<StageId>,
-        ops: BTreeSet<OpId>,
-    }
-    let mut crossings: BTreeMap<(StageId, OpId, u32), Takers> = BTreeMap::new();
+) -> (Vec<CutEdge>, Vec<Cut>, BTreeMap<Taken, EdgeId>) {
+    // By producer and output: the ops that take it, and where they are.
+    let mut crossings: BTreeMap<(StageId, OpId, u32), BTreeMap<OpId, BTreeSet<StageId>>> =
+        BTreeMap::new();
     for (number, group) in groups.iter().enumerate() {
         let consumer = StageId(number as u32);
         for &taker in &group.ops {
             for &(op, output) in &graph.ops[taker.index()].inputs {
                 if let Some(producer) = owners[op.index()].filter(|owner| *owner != consumer) {
                     let takers = crossings.entry((producer, op, output)).or_default();
-                    takers.stages.insert(consumer);
-                    takers.ops.insert(taker);
+                    takers.entry(taker).or_default().insert(consumer);
                 }
             }
         }
     }
     let by_output = crossings
         .iter()
-        .map(|((_, op, output), takers)| ((*op, *output), &takers.ops));
+        .map(|((_, op, output), takers)| ((*op, *output), takers.keys().copied()));
     let mut cuts = narrow::cuts(graph, by_output);
-    let edge = |(number, ((producer, op, output), takers)): (usize, (_, Takers))| {
-        let made_by: &Op = &graph.ops[OpId::index(op)];
-        let cut = cuts.remove(&(op, output)).unwrap_or_default();
-        let edge = CutEdge {
-            id: EdgeId(number as u32),
-            digest: EdgeDigest::new(sha256_parts([
-                made_by.digest.as_str().as_bytes(),
-                &u32::to_be_bytes(output),
-            ])),
-            name: naming::of_steps([made_by.name.as_str()]),
-            producer,
-            consumers: takers.stages,
-            op,
-            output,
-            platform: levels.platform_of(graph, op, options),
-            narrowing: cut.narrowing(),
-        };
-        (edge, cut)
+    let (mut edges, mut edge_cuts, mut edge_of) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for ((producer, op, output), takers) in crossings {
+        let made_by = &graph.ops[op.index()];
+        for shared in cuts.remove(&(op, output)).unwrap_or_default() {
+            let id = EdgeId(edges.len() as u32);
+            edge_of.extend(shared.takers.iter().map(|taker| ((*taker, op, output), id)));
+            let consumers = shared.takers.iter().filter_map(|taker| takers.get(taker));
+            edges.push(CutEdge {
+                id,
+                digest: edge_digest(made_by, output, &shared.cut),
+                name: naming::of_steps([made_by.name.as_str()]),
+                producer,
+                consumers: consumers.flatten().copied().collect(),
+                op,
+                output,
+                platform: levels.platform_of(graph, op, options),
+                narrowing: shared.cut.narrowing(),
+            });
+            edge_cuts.push(shared.cut);
+        }
+    }
+    (edges, edge_cuts, edge_of)
+}
+
+fn edge_digest(made_by: &Op, output: u32, cut: &Cut) -> EdgeDigest {
+    let output = output.to_be_bytes();
+    let paths = match cut {
+        Cut::Whole => &[][..],
+        Cut::Parts(parts) => parts,
     };
-    crossings.into_iter().enumerate().map(edge).unzip()
+    let of_path = |part: &Part| {
+        let path = &part.path;
+        let links: &[u8] = if path.follow_links {
+            b"follow"
+        } else {
+            b"keep"
+        };
+        let patterns = |patterns: &[String]| sha256_parts(patterns.iter().map(String::as_bytes));
+        let (include, exclude) = (patterns(&path.include), patterns(&path.exclude));
+        sha256_parts([
+            path.path.as_bytes(),
+            links,
+            include.as_bytes(),
+            exclude.as_bytes(),
+        ])
+    };
+    let paths: Vec<String> = paths.iter().map(of_path).collect();
+    let parts = [made_by.digest.as_str().as_bytes(), &output];
+    EdgeDigest::new(sha256_parts(
+        parts.into_iter().chain(paths.iter().map(String::as_bytes)),
+    ))
 }
 
 struct Placed {

@@ -355,7 +355,9 @@ proptest! {
                 (stage.digest.clone(), stage.home.clone(), names(&mut stage.users.iter()), names(&mut stage.results.iter()), stage.identity.clone())
             }).collect();
             assert_eq!(stages.len(), plan.stages().len(), "two stages have one digest");
-            (stages, plan.edges().iter().map(|edge| edge.digest.clone()).collect::<BTreeSet<_>>())
+            // Who reads a source for the others, and so what they need of it, does hang on the order.
+            let commands = plan.edges().iter().filter(|edge| plan.op(edge.op).unwrap().kind != OpKind::Source);
+            (stages, commands.map(|edge| edge.digest.clone()).collect::<BTreeSet<_>>())
         };
         prop_assert_eq!(digests(&first), digests(&other));
     }
@@ -380,6 +382,7 @@ proptest! {
         let by_digest: BTreeMap<OpDigest, &Made> = build.ops.iter().map(|made| (made.digest(), made)).collect();
         for (output, bound) in bind_all(&plan, |edge| held[edge.index() % held.len()]) {
             check_valid(&bound.definition);
+            plan.part_of(&bound).iter().for_each(check_valid);
             let (ops, last) = ops(&bound.definition);
             let (root, index) = bound.root.clone().unwrap();
             prop_assert_eq!((last.inputs[0].digest.as_str(), last.inputs[0].index), (root.as_str(), i64::from(index)));

@@ -1,6 +1,7 @@
 //! What the tests share: the fleet that they plan for, and real definitions.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod files;
 pub mod llb;
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
