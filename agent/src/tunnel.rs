@@ -13,8 +13,8 @@ use std::{
 use croft_buildkit::{
     HEADER_LIMIT,
     session::{
-        SessionHandler, SessionId, SessionReply, SessionRequest, SessionResponse, grpc::boxed,
-        grpc_error,
+        GATHERED, SessionHandler, SessionId, SessionReply, SessionRequest, SessionResponse,
+        grpc::boxed, grpc_error,
     },
 };
 use croft_proto::{TUNNEL_AGENT, TUNNEL_BUILD, TUNNEL_SESSION};
@@ -62,6 +62,8 @@ impl Tunnel {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            // The coordinator gathers what waits.
+            .max_frame_size(GATHERED as u32)
             .http2_max_header_list_size(HEADER_LIMIT);
         Self {
             channel: endpoint.connect_lazy(),

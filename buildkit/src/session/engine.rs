@@ -6,13 +6,13 @@ use futures::StreamExt;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{sync::mpsc, task::AbortHandle};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
 use super::{
     CONCURRENT_CALLS, CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, SessionReply, SessionRequest,
     SessionResponse, SessionSpec,
+    gather::GatheredMessages,
     grpc::{boxed, grpc_error, unary_response},
     tunnel::{QUEUE, SharedStream, Tunnel},
 };
@@ -60,7 +60,7 @@ impl EngineSession {
         handler: Arc<dyn SessionHandler>,
     ) -> Result<Self, Status> {
         let (outgoing, output) = mpsc::channel(QUEUE);
-        let mut request = Request::new(ReceiverStream::new(output));
+        let mut request = Request::new(GatheredMessages(output));
         *request.metadata_mut() = spec
             .to_metadata()
             .map_err(|e| Status::invalid_argument(e.to_string()))?;

@@ -7,6 +7,7 @@
 pub mod auth;
 mod client;
 mod engine;
+mod gather;
 pub mod grpc;
 mod tunnel;
 
@@ -20,6 +21,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 pub use self::{
     client::{ClientSession, SessionError, SessionOutput},
     engine::{EngineSession, SessionHandler},
+    gather::{GATHERED, gathered},
     grpc::grpc_error,
 };
 

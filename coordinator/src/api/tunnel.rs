@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use croft_buildkit::session::auth::AuthCall;
 use croft_buildkit::session::grpc::{boxed, status_response};
-use croft_buildkit::session::{SessionRequest, SessionResponse};
+use croft_buildkit::session::{SessionRequest, SessionResponse, gathered};
 use croft_proto::{TUNNEL_AGENT, TUNNEL_BUILD, TUNNEL_SESSION};
 use croft_scheduler::{AgentId, BuildId};
 use tonic::Status;
@@ -50,7 +50,7 @@ async fn route(control: &Control, mut request: Request) -> Result<SessionRespons
             "no active session for {session}: the client is gone"
         ))
     })?;
-    Ok(client.call(request).await?)
+    Ok(client.call(request).await?.map(gathered))
 }
 
 /// Takes a header of the tunnel's own off the request.
