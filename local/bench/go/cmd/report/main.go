@@ -13,9 +13,17 @@ import (
 	"croft.example/report/internal/words"
 )
 
+// edition is set when this is linked, so that no two builds make the same program.
+var edition string
+
 func main() {
 	address := flag.String("serve", "", "serve the counts here instead of printing them")
+	version := flag.Bool("version", false, "print the edition and nothing else")
 	flag.Parse()
+	if *version {
+		fmt.Println(edition)
+		return
+	}
 	counts, err := words.Count(os.Stdin)
 	if err != nil {
 		log.Fatal(err)
