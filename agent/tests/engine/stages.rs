@@ -225,7 +225,7 @@ async fn a_build_runs_each_op_once_however_many_attempts_need_it() {
 }
 
 #[tokio::test]
-async fn an_offer_beyond_the_slots_is_given_back_to_the_farm() {
+async fn an_offer_beyond_the_slots_and_what_may_go_ahead_is_given_back_to_the_farm() {
     let (_farm, mut link) = Farm::with_slots(Manners::default(), 1).await;
     let gate = Gate::new().await;
     let mut llb = Llb::default();
@@ -235,12 +235,16 @@ async fn an_offer_beyond_the_slots_is_given_back_to_the_farm() {
     let first = offer(&context, vec![held("o", llb.definition(&run))]);
     link.offer(first.clone()).await;
     let waiting = gate.arrived().await;
+    // The coordinator may give one more for each slot, ahead of what it takes.
+    let ahead = offer(&context, vec![held("o", llb.definition(&run))]);
+    link.offer(ahead.clone()).await;
     let refused = link
         .run(offer(&context, vec![held("o", llb.definition(&run))]))
         .await;
     assert_eq!(refused.failure().kind(), v1::failure::Kind::Farm);
     waiting.open();
     link.end_of(&first.attempt).await.done();
+    link.end_of(&ahead.attempt).await.done();
     link.run(offer(&context, vec![held("o", llb.definition(&run))]))
         .await
         .done();
