@@ -17,6 +17,7 @@ mod examples;
 mod from_scratch;
 mod instructions;
 mod large_context;
+mod narrowing;
 mod options;
 mod output;
 mod per_platform;
