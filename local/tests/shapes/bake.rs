@@ -65,6 +65,14 @@ FROM foundation AS three
 RUN : three-$NONCE && cp /random /seen
 ";
 
+/// Those of each of the three targets.
+const STAGES: [(&str, &str); 4] = [
+    ("shared", "linux/amd64"),
+    ("target", "linux/amd64"),
+    ("cross", "linux/amd64"),
+    ("target", "linux/arm64"),
+];
+
 /// Bakes three targets of [`SHARING`] at once, the third upon the first, and gives what the engines ran of each step.
 fn bake_sharing(farm: &Farm, seconds: &str, path: &str) -> BTreeMap<&'static str, usize> {
     let names = ["one", "two", "three"];
@@ -86,14 +94,17 @@ fn bake_sharing(farm: &Farm, seconds: &str, path: &str) -> BTreeMap<&'static str
     let dockerfile = SHARING.replace("$SECONDS", seconds);
     let context = Context::new(&dockerfile).file("docker-bake.hcl", &file);
 
-    Buildx::of(farm)
-        .bake(&context)
-        .args(["--push"])
-        .run()
-        .succeeded();
+    let buildx = Buildx::of(farm);
+    let built = buildx.bake(&context).args(["--push"]).run().succeeded();
 
     let random = repository.published("one").image(TWO[0]).file("/random");
     for name in names {
+        let plan = built.plan_of_target(name);
+        let stages = plan.stages.iter();
+        let stages: Vec<_> = stages
+            .map(|stage| (stage.kind.as_str(), stage.home.as_deref().unwrap_or("any")))
+            .collect();
+        assert_eq!(stages, STAGES, "{name}");
         let published = repository.published(name);
         assert_eq!(published.platforms(), TWO);
         for platform in TWO {
