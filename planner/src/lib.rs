@@ -28,6 +28,7 @@ mod summary;
 mod together;
 mod users;
 mod wire;
+mod written;
 
 pub use bind::{Binding, Bound};
 pub use error::{BindError, PlanError};

@@ -14,6 +14,7 @@ use crate::{
     narrow::Cut,
     stages::{self, Wanted},
     users::Users,
+    written,
 };
 
 /// What a frontend answered: one definition for each platform.
@@ -64,6 +65,9 @@ pub struct Limits {
     pub max_stages: usize,
     /// Ops of all stages together: ops that any engine can run are repeated in each stage that needs them.
     pub max_stage_ops: usize,
+    /// About what the definitions of all results may come to, in bytes: each has all that is upstream in it. `usize::MAX`: it isn't
+    /// counted.
+    pub max_written_bytes: usize,
 }
 
 impl Default for Limits {
@@ -75,6 +79,7 @@ impl Default for Limits {
             max_op_bytes: 8 << 20,
             max_stages: 1_000,
             max_stage_ops: 2_000_000,
+            max_written_bytes: 1 << 30,
         }
     }
 }
@@ -135,7 +140,9 @@ pub fn plan(input: PlanInput, options: &PlanOptions) -> Result<Plan, PlanError> 
             root,
         })
         .collect();
-    stages::split(graph, wanted, options)
+    let plan = stages::split(graph, wanted, options)?;
+    written::check(&plan, &options.limits)?;
+    Ok(plan)
 }
 
 impl Plan {

@@ -190,6 +190,7 @@ fn each_limit_is_kept() {
         max_op_bytes: run.bytes.len(),
         max_stages: 1,
         max_stage_ops: 3,
+        max_written_bytes: 2 * 512 + bytes,
     };
     assert!(plan(input(definition.clone()), &with_limits(fits)).is_ok());
     for too_small in [
@@ -212,6 +213,10 @@ fn each_limit_is_kept() {
         },
         Limits {
             max_stage_ops: 2,
+            ..fits
+        },
+        Limits {
+            max_written_bytes: 2 * 512,
             ..fits
         },
     ] {
@@ -256,6 +261,7 @@ const MANY: usize = 100_000;
 fn any_number_of_stages() -> PlanOptions {
     with_limits(Limits {
         max_stages: usize::MAX,
+        max_written_bytes: usize::MAX,
         ..Limits::default()
     })
 }
@@ -342,6 +348,29 @@ fn elsewhere(made: &[Made]) -> [Made; 2] {
 }
 
 #[test]
+fn results_along_a_chain_are_bounded_by_what_their_definitions_come_to() {
+    let chain_of = |count: usize| {
+        let mut ops = vec![image("linux/arm64")];
+        for number in 0..count {
+            ops.push(exec(
+                &number.to_string(),
+                &[(&ops[number], 0)],
+                "linux/arm64",
+            ));
+        }
+        let all = elsewhere(&ops[1..]);
+        ops.extend(all);
+        plan(chain(ops), &options())
+    };
+    assert_eq!(chain_of(100).unwrap().edges().len(), 101);
+    let found = chain_of(5_000).map(|plan| plan.edges().len());
+    assert!(
+        matches!(found, Err(PlanError::TooMany { what, .. }) if what.contains("definitions")),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn copies_that_every_stage_would_repeat_are_bounded() {
     // The n-th command needs n copies: together half of n squared.
     let count = 5_000;
@@ -395,6 +424,7 @@ fn a_union_of_many_targets_takes_the_time_of_its_parts() {
     });
     let limits = Limits {
         max_ops: 1_000_000,
+        max_written_bytes: usize::MAX,
         ..Limits::default()
     };
     let plan = plan(

@@ -245,7 +245,10 @@ impl Offering<'_> {
             attempt: attempt.id,
             token: offered.token,
         };
-        let outputs = match self.outputs(control, &snapshot.fleet, &bindings) {
+        // Definitions may be large: other builds' tasks go on meanwhile.
+        let written =
+            tokio::task::block_in_place(|| self.outputs(control, &snapshot.fleet, &bindings));
+        let outputs = match written {
             Ok(outputs) => outputs,
             Err(failure) => {
                 // Planned and bound by the same hands: another try would fail the same way.
