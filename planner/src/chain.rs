@@ -10,7 +10,7 @@ use bollard_buildkit_proto::pb::{self, file_action::Action};
 use prost::Message;
 
 use crate::{
-    Bound, NarrowPath, OpDigest, Output, Plan,
+    Bound, NarrowPath, Narrowing, OpDigest, Output, Plan,
     bind::{encoded_as_go_does, end_with},
     graph::add_location,
     narrow::{Cut, Part, is_pattern, parent},
@@ -41,13 +41,8 @@ impl Plan {
             let inputs = end.iter().map(|end| (end, 0)).chain([(&root, index)]);
             let bytes = copies.encoded(inputs);
             let digest = OpDigest::of(&bytes);
-            let patterns = step
-                .parts
-                .iter()
-                .any(|part| !part.path.include.is_empty() || !part.path.exclude.is_empty());
-            let caps = ["file.base"]
-                .into_iter()
-                .chain(patterns.then_some("file.copy.includeexcludepatterns"));
+            let paths = step.parts.iter().map(|part| &part.path);
+            let caps = ["file.base"].into_iter().chain(caps_of_patterns(paths));
             let metadata = pb::OpMetadata {
                 description: BTreeMap::from([("llb.customname".to_owned(), step.name)]),
                 caps: caps.map(|cap| (cap.to_owned(), true)).collect(),
@@ -102,6 +97,23 @@ impl Plan {
         }
         steps
     }
+}
+
+/// What an engine must be able to do to cut so much out.
+pub(crate) fn caps(narrowing: &Narrowing) -> impl Iterator<Item = &'static str> {
+    let paths = match narrowing {
+        Narrowing::Whole => &[][..],
+        Narrowing::Paths(paths) => paths,
+    };
+    let base = (!paths.is_empty()).then_some("file.base");
+    base.into_iter().chain(caps_of_patterns(paths))
+}
+
+fn caps_of_patterns<'a>(paths: impl IntoIterator<Item = &'a NarrowPath>) -> Option<&'static str> {
+    let mut paths = paths.into_iter();
+    paths
+        .any(|path| !path.include.is_empty() || !path.exclude.is_empty())
+        .then_some("file.copy.includeexcludepatterns")
 }
 
 /// One op of the chain.

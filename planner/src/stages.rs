@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     CacheIdentity, CutEdge, EdgeDigest, EdgeId, OpId, Plan, PlanError, PlanOptions, PlannedTarget,
-    Platform, Requirements, Stage, StageDigest, StageId, StageKind, TargetId,
+    Platform, Requirements, Stage, StageDigest, StageId, StageKind, TargetId, chain,
     graph::{Graph, Root},
     groups::{self, Group},
     id::sha256_parts,
@@ -113,7 +113,10 @@ pub(crate) fn split(
         })
         .collect();
     for edge in &edges {
-        stages[edge.producer.index()].outputs.push(edge.id);
+        let producer = &mut stages[edge.producer.index()];
+        producer.outputs.push(edge.id);
+        let caps = chain::caps(&edge.narrowing).map(str::to_owned);
+        producer.requirements.caps.extend(caps);
         edge.consumers
             .iter()
             .for_each(|consumer| stages[consumer.index()].inputs.push(edge.id));

@@ -1,9 +1,10 @@
 //! What travels from agent to agent is what is read there and no more, and it looks there as it does on one engine.
 
 use crate::support::{
-    Buildx, Context, Repository,
+    Buildx, Context, Published, Repository,
     engine::alone,
     farm, process,
+    registry::repositories,
     words::{ending, normal},
 };
 
@@ -95,7 +96,7 @@ ARG TARGETARCH
 RUN : cross-$NONCE && head -c 10000 /dev/urandom > /out/own
 FROM busybox
 RUN : final-$NONCE
-COPY --from=builder /out /out
+COPY --link --from=builder /out /out
 RUN --mount=type=bind,from=builder,source=/out/own,target=/mnt cp /mnt /mounted
 ";
 
@@ -123,6 +124,26 @@ fn what_nobody_reads_stays_where_it_was_made() {
     let mut sizes: Vec<u64> = narrow.iter().map(|one| one.bytes / 1000).collect();
     sizes.sort();
     assert_eq!(sizes, [10, 10, 11, 11], "{plan:#?}");
+
+    // They are packed as it takes the least time, and none of that comes into an image.
+    let names = repositories(farm.stage());
+    let stages = Repository::of(farm.stage(), &names[0]);
+    let packed = |published: &Published| -> Vec<String> {
+        let layers = published.document["layers"].as_array().unwrap();
+        layers
+            .iter()
+            .map(|layer| layer["mediaType"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for transfer in narrow {
+        let layers = packed(&stages.published(&transfer.digest));
+        assert_eq!(layers, ["application/vnd.oci.image.layer.v1.tar+zstd"]);
+    }
+    let image = repository.published("latest").image("linux/arm64").manifest;
+    assert!(
+        packed(&image).iter().all(|layer| layer.ends_with("+gzip")),
+        "{image:?}"
+    );
 }
 
 /// What is said of a path that isn't there, through the farm and by one engine.
