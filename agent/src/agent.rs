@@ -164,6 +164,9 @@ impl Agent {
     // ---- what the link says
 
     pub(crate) fn hello(&self) -> v1::Hello {
+        // In this order: what is lost from here on is told after the hello.
+        let keepers = self.keepers.begin_anew();
+        self.ledger.replay();
         let health = self.health.borrow().clone();
         let info = &health.info;
         let abilities = Abilities::pretended(&self.options.pretended)
@@ -198,12 +201,7 @@ impl Agent {
                 devices: info.devices.iter().cloned().collect(),
             }),
             running: convert::held(self.ledger.held()),
-            keepers: self
-                .keepers
-                .builds()
-                .into_iter()
-                .map(String::from)
-                .collect(),
+            keepers: keepers.into_iter().map(String::from).collect(),
             disk: self.disk(),
         }
     }
@@ -347,8 +345,7 @@ impl Agent {
 
     pub(crate) fn close_keeper(&self, build: BuildId) {
         self.ledger.cancel_build(&build, "the build is over");
-        let keepers = self.keepers.clone();
-        self.tasks.spawn(async move { keepers.close(&build).await });
+        self.tasks.spawn(self.keepers.close(&build));
     }
 
     /// Answers a question, unless it is withdrawn by `open` being cancelled; cancels it itself when it is done.

@@ -129,12 +129,16 @@ impl Keepers {
         })
     }
 
-    /// The builds that have one.
-    pub fn builds(&self) -> Vec<BuildId> {
-        lock(&self.open).keys().cloned().collect()
+    /// The builds that have one, for a hello. Those whose keeper ended by itself are told by not being among them: they may have another
+    /// from now on.
+    pub fn begin_anew(&self) -> Vec<BuildId> {
+        let mut open = lock(&self.open);
+        open.retain(|_, keeper| !keeper.closed.is_cancelled());
+        open.keys().cloned().collect()
     }
 
-    /// The build's keeper, with all the sessions that the build names by now; opened where there is none.
+    /// The build's keeper, with all the sessions that the build names by now; opened where there is none. One that ended by itself is in
+    /// the way until the coordinator is known to have heard of it: it would take another for the one whose results it counts on.
     pub async fn open(
         self: &Arc<Self>,
         context: &Arc<BuildContext>,
@@ -145,7 +149,10 @@ impl Keepers {
             .clone();
         tokio::select! {
             biased;
-            () = keeper.closed() => Err(build_over()),
+            () = keeper.closed() => match self.find(&context.build) {
+                Some(_) => Err(Failure::farm("what this agent held of the build was lost a moment ago")),
+                None => Err(build_over()),
+            },
             joined = keeper.join(&context.sessions) => joined.map(|()| keeper.clone()),
         }
     }
@@ -155,18 +162,16 @@ impl Keepers {
         lock(&self.open).get(build).cloned()
     }
 
-    /// Closes a build's keeper; returns when the engine has let go of it.
-    pub async fn close(&self, build: &BuildId) {
-        let keeper = {
-            let mut open = lock(&self.open);
-            let keeper = open.remove(build);
-            if let Some(keeper) = &keeper {
-                keeper.closed.cancel();
+    /// Closes a build's keeper, if it has one; another may be opened at once. What comes back ends when the engine has let go of it.
+    pub fn close(&self, build: &BuildId) -> impl Future<Output = ()> + Send + use<> {
+        let keeper = lock(&self.open).remove(build);
+        if let Some(keeper) = &keeper {
+            keeper.closed.cancel();
+        }
+        async move {
+            if let Some(keeper) = keeper {
+                keeper.shut().await;
             }
-            keeper
-        };
-        if let Some(keeper) = keeper {
-            keeper.shut().await;
         }
     }
 
@@ -176,22 +181,27 @@ impl Keepers {
         join_all(builds.iter().map(|build| self.close(build))).await;
     }
 
-    /// A keeper lost a job or a session: what it held can't be relied on.
+    /// A keeper lost a job or a session: what it held can't be relied on, nor what attempts say that they made in it.
     async fn lost(&self, keeper: &Keeper, reason: String) {
-        let build = &keeper.context.build;
+        let (build, ledger) = (&keeper.context.build, &self.shared.ledger);
         {
-            let mut open = lock(&self.open);
+            let _open = lock(&self.open);
             if keeper.closed.is_cancelled() {
                 return;
             }
             keeper.closed.cancel();
-            open.remove(build);
+            ledger.fail_build(build, &reason);
         }
         tracing::warn!(%build, %reason, "a keeper ended by itself");
         keeper.shut().await;
-        self.shared
-            .ledger
-            .say_once(Report::KeeperClosed(build.clone(), reason));
+        let open = lock(&self.open);
+        // Unless a hello has told it meanwhile.
+        if open
+            .get(build)
+            .is_some_and(|other| std::ptr::eq(&**other, keeper))
+        {
+            ledger.say_once(Report::KeeperClosed(build.clone(), reason));
+        }
     }
 }
 

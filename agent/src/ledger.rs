@@ -278,6 +278,24 @@ impl Ledger {
         }
     }
 
+    /// What the attempts of a build made is lost: they have failed, those too that had finished without the coordinator's being known to
+    /// know.
+    pub fn fail_build(&self, build: &BuildId, reason: &str) {
+        let mut inner = self.lock();
+        let Inner {
+            attempts, reports, ..
+        } = &mut *inner;
+        for (attempt, entry) in attempts.iter_mut().filter(|(_, e)| e.build == *build) {
+            entry.stop.now(StopReason::Cancelled(reason.to_owned()));
+            entry.finished = true;
+            let failed = Outcome::Failed(Failure::farm(reason));
+            entry.said = vec![Report::Finished(attempt.clone(), entry.token, failed)];
+            reports.extend(entry.said.iter().cloned());
+        }
+        drop(inner);
+        self.reported.notify_one();
+    }
+
     /// Tells all attempts to stop, because the agent ends.
     pub fn end(&self) {
         for entry in self.lock().attempts.values() {
@@ -285,7 +303,7 @@ impl Ledger {
         }
     }
 
-    /// Begins anew on a new connection: all that is still held is said again, in order.
+    /// Begins anew with the hello of a new connection: all that is still held is said again, in order, after it.
     pub fn replay(&self) {
         let mut inner = self.lock();
         inner.reports = inner
@@ -407,6 +425,36 @@ mod tests {
         ledger.replay();
         assert_eq!(reports(&ledger), []);
         assert_eq!(ledger.held(), []);
+    }
+
+    #[test]
+    fn what_a_lost_keeper_held_is_not_said_to_be_there_again() {
+        let ledger = ledger(2);
+        let now = Instant::now();
+        ledger.accept(&offer("a"), now).expect("a free slot");
+        let running = ledger.accept(&offer("b"), now).expect("a free slot");
+        ledger.output_ready(
+            &id("a"),
+            OutputId::from("edge:0".to_owned()),
+            HashMap::new(),
+        );
+        ledger.finish(&id("a"), done());
+        reports(&ledger);
+        ledger.fail_build(&BuildId::from("b".to_owned()), "the engine was restarted");
+        assert!(running.requested().now_or_never().is_some());
+        ledger.output_ready(
+            &id("b"),
+            OutputId::from("edge:1".to_owned()),
+            HashMap::new(),
+        );
+        ledger.finish(&id("b"), done());
+        let failed = |attempt| {
+            let failure = Failure::farm("the engine was restarted");
+            Report::Finished(id(attempt), Token(7), Outcome::Failed(failure))
+        };
+        assert_eq!(reports(&ledger), [failed("a"), failed("b")]);
+        ledger.replay();
+        assert_eq!(reports(&ledger), [failed("a"), failed("b")]);
     }
 
     #[test]

@@ -180,7 +180,6 @@ async fn connection(
     *welcomed = true;
     tracing::info!(agent = welcome.agent, "connected to the coordinator");
     agent.welcome(&welcome);
-    agent.ledger.replay();
     let heartbeats = Heartbeats::default();
     let (answers, answered) = mpsc::channel(ANSWERS);
     let every = Duration::from_millis(u64::from(welcome.heartbeat_ms.max(1)));

@@ -249,7 +249,7 @@ async fn an_engine_that_dies_takes_its_keepers_with_it_and_the_farm_hears_of_bot
         panic!("it can't have been done")
     };
     assert_eq!(failure.kind(), v1::failure::Kind::Farm, "{failure:?}");
-    assert_eq!(closed, Some(context.build));
+    assert_eq!(closed.as_ref(), Some(&context.build));
     let refused = link
         .run(offer(&build(), vec![held("o", llb.definition(&run))]))
         .await;

@@ -296,7 +296,10 @@ impl Control {
             return Ok(());
         };
         tracing::warn!(agent = %from.name, %build, reason = said.reason, "a keeper ended");
-        self.keeper_lost(build, from.agent).await
+        self.keeper_lost(build, from.agent).await?;
+        // So that the agent knows that it may open another.
+        self.close_keeper(from.agent, build);
+        Ok(())
     }
 
     async fn keeper_lost(&self, build: BuildId, agent: AgentId) -> Result<()> {
