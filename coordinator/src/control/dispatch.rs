@@ -17,7 +17,7 @@ use wire::request::Request as Ask;
 use super::Control;
 use super::build::{Build, Planned, Tell};
 use super::events::{exported_digest, output_name};
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Kind, Result};
 use super::image::Outputs;
 use super::stages::Compression;
 use crate::store::{self, Epoch, Exported, Hold, NewAttempt, OutputState, Snapshot, Wake, Wants};
@@ -443,6 +443,10 @@ fn export(control: &Arc<Control>, build: &Arc<Build>, edge: EdgeId, snapshot: &S
         };
         build.end_export(edge);
         if let Err(failure) = outcome {
+            if failure.kind == Kind::Build {
+                // A path that is to be copied isn't there.
+                build.fail(failure.clone());
+            }
             tracing::warn!(build = %build.id(), %edge, %failure, "a result can't be handed over");
             // The stages that wait for it try again with the next round; a pause keeps that from being a busy loop.
             tokio::time::sleep(AWAY).await;

@@ -3,7 +3,7 @@
 use crate::support::{
     Buildx, Context, Published, Repository,
     engine::alone,
-    farm, process,
+    farm, farm_of, process,
     registry::repositories,
     words::{ending, normal},
 };
@@ -164,6 +164,31 @@ fn said_of_missing(reads: &str) {
     let [farm, plain] = [&through.finished, &past].map(|finished| normal(finished, farm));
     assert_eq!(ending(&farm), ending(&plain), "\n{farm}\n{plain}");
     assert!(ending(&farm).contains(">>> "), "{farm}");
+}
+
+#[test]
+fn a_path_that_is_missing_on_the_agent_that_holds_the_rest_ends_the_build() {
+    let farm = farm_of("amd64,amd64", &["--slots", "1"]);
+    let buildx = Buildx::of(&farm);
+    // The first target fills the agent that has the result, so that the second has to fetch its part of it.
+    let context = Context::new(
+        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE && echo > /amd64\n\
+         FROM --platform=$BUILDPLATFORM busybox AS cross\nARG TARGETARCH\n\
+         COPY --from=builder /$TARGETARCH /x\nRUN : cross-$NONCE && sleep 600\n\
+         FROM scratch\nCOPY --from=cross /x /x\n",
+    );
+    let failed = buildx
+        .build(&context)
+        .platforms(&["linux/amd64", "linux/arm64"])
+        .run()
+        .failed();
+    let said = ending(failed.progress());
+    assert!(
+        said.contains("\"/arm64\": not found"),
+        "{}",
+        failed.progress()
+    );
+    assert!(said.contains(">>> COPY --from=builder"), "{said}");
 }
 
 #[test]
