@@ -10,6 +10,9 @@ use std::{
 
 use croft_local::Farm;
 
+/// How the groups of benches are named.
+const PREFIX: &str = "croft-bench-";
+
 /// Where the kernel counts CPU time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
@@ -38,7 +41,13 @@ impl ControlGroups {
         .into_iter()
         .find(|(version, root)| version.file(Path::new(root)).exists())?;
         let root = PathBuf::from(root);
-        let own = root.join(format!("croft-bench-{}", process::id()));
+        // Those of benches that were killed; one that is in use can't be removed.
+        for entry in root.read_dir().ok()?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+        let own = root.join(format!("{PREFIX}{}", process::id()));
         fs::create_dir(&own).ok()?;
         let groups = ControlGroups {
             version,

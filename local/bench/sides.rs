@@ -44,13 +44,14 @@ impl fmt::Display for Side {
 
 /// All that cases need.
 pub struct Bench {
+    // Ends first: what is in the meter's control group must be gone before the group can go.
+    /// What is measured.
+    pub farm: Farm,
     buildx: Buildx,
     meter: Meter,
     rounds: u32,
     idle: Usage,
     _nodes: FourNodes,
-    /// Ends before the meter's control group does.
-    pub farm: Farm,
 }
 
 impl Bench {

@@ -1,15 +1,14 @@
-// Report counts the words of what it is given, prints them as a table, and serves them if it is told where.
+// Report counts the words of what it is given, and prints them as a table, as JSON or as a web page.
 package main
 
 import (
 	"flag"
 	"fmt"
 	"log"
-	"net/http"
 	"os"
 
+	"croft.example/report/internal/page"
 	"croft.example/report/internal/table"
-	"croft.example/report/internal/web"
 	"croft.example/report/internal/words"
 )
 
@@ -17,19 +16,23 @@ import (
 var edition string
 
 func main() {
-	address := flag.String("serve", "", "serve the counts here instead of printing them")
-	version := flag.Bool("version", false, "print the edition and nothing else")
+	format := flag.String("format", "table", "table, json, html or edition")
 	flag.Parse()
-	if *version {
-		fmt.Println(edition)
-		return
-	}
 	counts, err := words.Count(os.Stdin)
 	if err != nil {
 		log.Fatal(err)
 	}
-	if *address != "" {
-		log.Fatal(http.ListenAndServe(*address, web.Handler(counts)))
+	switch *format {
+	case "json":
+		err = page.JSON(os.Stdout, counts)
+	case "html":
+		err = page.HTML(os.Stdout, counts)
+	case "edition":
+		fmt.Println(edition)
+	default:
+		fmt.Print(table.Format(counts))
 	}
-	fmt.Print(table.Format(counts))
+	if err != nil {
+		log.Fatal(err)
+	}
 }
