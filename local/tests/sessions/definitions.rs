@@ -236,6 +236,13 @@ fn an_image_of_which_nothing_is_said_is_published_as_by_one_engine_alone() {
             config["created"].take();
             for entry in config["history"].as_array_mut().into_iter().flatten() {
                 entry["created"].take();
+                // An engine names a layer after the reference by which it first pulled it, for whomever.
+                if let Some((by_tag, _)) = entry["created_by"]
+                    .as_str()
+                    .and_then(|by| by.split_once('@'))
+                {
+                    entry["created_by"] = by_tag.into();
+                }
             }
             // Layers have the times of what was made in them.
             config["rootfs"]["diff_ids"].take();
