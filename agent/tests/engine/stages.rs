@@ -236,14 +236,18 @@ async fn an_offer_beyond_the_slots_and_what_may_go_ahead_is_given_back_to_the_fa
     link.offer(first.clone()).await;
     let waiting = gate.arrived().await;
     // The coordinator may give one more for each slot, ahead of what it takes.
-    let ahead = offer(&context, vec![held("o", llb.definition(&run))]);
+    let other_gate = Gate::new().await;
+    let other = llb.run(&base, &other_gate.wait());
+    let ahead = offer(&context, vec![held("o", llb.definition(&other))]);
     link.offer(ahead.clone()).await;
+    let also_waiting = other_gate.arrived().await;
     let refused = link
         .run(offer(&context, vec![held("o", llb.definition(&run))]))
         .await;
     assert_eq!(refused.failure().kind(), v1::failure::Kind::Farm);
     waiting.open();
     link.end_of(&first.attempt).await.done();
+    also_waiting.open();
     link.end_of(&ahead.attempt).await.done();
     link.run(offer(&context, vec![held("o", llb.definition(&run))]))
         .await

@@ -36,6 +36,8 @@ pub fn ending(text: &str) -> &str {
 }
 
 fn normal_line(line: &str) -> String {
+    // Two calls of the client's fail with the same error, and it tells of the one that it hears of first.
+    let line = line.replace("failed to run Build function: ", "failed to solve: ");
     let mut words: Vec<String> = line.split(' ').map(normal_word).collect();
     // `#4 0.123 text` and, below `------`, `0.123 text`; `#4 DONE 0.1s`.
     for at in 0..words.len().min(2) {
