@@ -1,4 +1,5 @@
-//! Getting to the database: configuration, the pool, and a schema that is up to date.
+//! Getting to the database: configuration, a schema that is up to date, and the pool. Who may use it when is in `lease`; what becomes of
+//! calls while it is away is in `patience`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,19 +7,29 @@ use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool};
+use tokio_util::sync::CancellationToken;
 
-use super::Store;
 use super::error::is_away;
+use super::{Store, Tenure, Term};
 
 /// The oldest PostgreSQL that the statements here were tried on.
 const OLDEST: u32 = 15;
 
+/// The statements are few, prepared once, and served by indexes whatever their values: planning each anew takes longer than carrying it out.
+const SETTINGS: [(&str, &str); 2] = [("plan_cache_mode", "force_generic_plan"), ("jit", "off")];
+
 /// A connection that lay idle for longer is tried before it is used.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How long a connection may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the first connection may take.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// How long one wait for a connection of the pool may take; also, times a fifth, between two tries to reach a database that is away.
+const TURN: Duration = Duration::from_secs(5);
+
+/// How long calls wait for a database that is away where nothing else is said.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the database is.
 #[derive(Clone)]
@@ -27,6 +38,8 @@ pub struct DatabaseConfig {
     pub url: String,
     /// Connections to hold at most.
     pub connections: u32,
+    /// How long calls wait for a database that is away.
+    pub patience: Duration,
 }
 
 impl DatabaseConfig {
@@ -35,6 +48,7 @@ impl DatabaseConfig {
         DatabaseConfig {
             url: url.into(),
             connections,
+            patience: PATIENCE,
         }
     }
 }
@@ -93,9 +107,17 @@ pub enum ConnectError {
     Migration(String),
 }
 
-impl Store {
-    /// Connects, and brings the schema up to date. Of several coordinators that start at once one migrates and the others wait.
-    pub async fn connect(config: &DatabaseConfig) -> Result<Store, ConnectError> {
+/// A PostgreSQL that has answered, with a schema that is up to date.
+#[derive(Clone)]
+pub struct Database {
+    options: PgConnectOptions,
+    connections: u32,
+    patience: Duration,
+}
+
+impl Database {
+    /// Connects once, and brings the schema up to date. Of several coordinators that start at once one migrates and the others wait.
+    pub async fn reach(config: &DatabaseConfig) -> Result<Database, ConnectError> {
         // The parser would take any scheme for its own.
         if !["postgres://", "postgresql://"]
             .iter()
@@ -104,11 +126,13 @@ impl Store {
             return Err(ConnectError::BadUrl);
         }
         let options = PgConnectOptions::from_str(&config.url).map_err(|_| ConnectError::BadUrl)?;
-        let options = options.application_name("croft-coordinator");
+        let options = options
+            .application_name("croft-coordinator")
+            .options(SETTINGS);
         let place = place(&options);
         let refused = |error: sqlx::Error| {
             let reason = match error {
-                sqlx::Error::PoolTimedOut => format!("no answer within {} s", PATIENCE.as_secs()),
+                sqlx::Error::PoolTimedOut => format!("no answer within {} s", FIRST.as_secs()),
                 ref error => one_line(error),
             };
             let place = place.clone();
@@ -119,7 +143,7 @@ impl Store {
             }
         };
         // One connection by itself first: a pool would only say that it waited in vain.
-        let first = tokio::time::timeout(PATIENCE, options.connect()).await;
+        let first = tokio::time::timeout(FIRST, options.connect()).await;
         let mut first = first
             .unwrap_or(Err(sqlx::Error::PoolTimedOut))
             .map_err(refused)?;
@@ -144,30 +168,79 @@ impl Store {
                 other => ConnectError::Migration(one_line(&other)),
             })?;
         first.close().await.map_err(refused)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(config.connections.max(2))
-            .acquire_timeout(PATIENCE)
-            .test_before_acquire(false)
-            .before_acquire(|connection, use_| {
-                Box::pin(async move {
-                    // What was used just now is taken to be well: to ask each time would be one question more for every answer.
-                    if use_.idle_for > FRESH {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
+        Ok(Database {
+            options,
+            connections: config.connections,
+            patience: config.patience,
+        })
+    }
+
+    pub(super) fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// What connections of a term are made with.
+    pub(super) fn named(&self, term: Term) -> PgConnectOptions {
+        let name = format!("croft-coordinator term {}", term.0);
+        self.options.clone().application_name(&name)
+    }
+
+    /// The store of the coordinator that holds the lease. `deposed` is cancelled when a connection finds that another one has taken over.
+    pub fn store(&self, tenure: &Tenure, deposed: CancellationToken) -> Store {
+        let Term(term) = tenure.term();
+        // The lease has a connection of its own.
+        let pool = pool(self.connections.saturating_sub(1)).after_connect(move |connection, _| {
+            let deposed = deposed.clone();
+            Box::pin(async move {
+                let ours = sqlx::query_scalar!(
+                    r#"SELECT term = $1 AS "ours!" FROM coordinator_lease"#,
+                    term
+                );
+                if ours.fetch_one(&mut *connection).await? {
+                    return Ok(());
+                }
+                deposed.cancel();
+                Err(sqlx::Error::Protocol(
+                    "another coordinator has taken over".to_owned(),
+                ))
             })
-            .connect_lazy_with(options);
-        Ok(Store { pool })
+        });
+        let pool = pool.connect_lazy_with(self.named(tenure.term()));
+        Store::new(pool, self.patience)
+    }
+}
+
+fn pool(connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections.max(2))
+        .acquire_timeout(TURN)
+        .test_before_acquire(false)
+        .before_acquire(|connection, use_| {
+            Box::pin(async move {
+                // What was used just now is taken to be well: to ask each time would be one question more for every answer.
+                if use_.idle_for > FRESH {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+}
+
+impl Store {
+    /// A store without a lease: for whoever is alone on the database, as tests are.
+    pub async fn connect(config: &DatabaseConfig) -> Result<Store, ConnectError> {
+        let database = Database::reach(config).await?;
+        let pool: PgPool = pool(config.connections).connect_lazy_with(database.options);
+        Ok(Store::new(pool, config.patience))
     }
 
     /// Whether the database answers now.
     pub async fn ping(&self) -> Result<(), super::StoreError> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        self.connection().await?.ping().await?;
         Ok(())
     }
 
-    /// Ends the connections, once what is under way is done.
+    /// Ends the connections, once what is under way is done. From then on every call is refused.
     pub async fn close(&self) {
         self.pool.close().await;
     }

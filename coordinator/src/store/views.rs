@@ -126,10 +126,8 @@ impl Store {
     }
 
     async fn read_only(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        Ok(self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await?)
+        self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await
     }
 }
 
@@ -199,11 +197,12 @@ async fn ready_stages(
                LIMIT 1
            ) AS pin ON true
            LEFT JOIN LATERAL (
-               -- Builds of one connection that live, or lived, at the same time.
+               -- Builds of one connection, which may be months old: those that ended shortly before. One that stands on another may begin
+               -- when that has ended.
                SELECT t.agent FROM builds AS o
                JOIN stages AS g ON g.build = o.id AND g.identities && s.identities
                JOIN attempts AS t ON t.build = g.build AND t.stage = g.number AND t.state IN ('offered', 'running', 'succeeded')
-               WHERE o.connection = b.connection AND o.id <> b.id AND COALESCE(o.finished_at > b.created_at, true)
+               WHERE o.connection = b.connection AND o.id <> b.id AND COALESCE(o.finished_at > b.created_at - interval '1 hour', true)
                ORDER BY t.token
                LIMIT 1
            ) AS alike ON true
