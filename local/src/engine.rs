@@ -135,6 +135,8 @@ impl Engine {
             "cgroup-parent": format!("/{}", names.cgroup()),
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "cdi-spec-dirs": [devices(&home, &options.devices)?],
+            // Nothing here lives long. While an engine counts what it could remove, builds that come for their cache mounts get others.
+            "builder": {"gc": {"enabled": false}},
         });
         for entitlement in &options.entitlements {
             settings["builder"]["entitlements"][entitlement.replace('.', "-")] = json!(true);

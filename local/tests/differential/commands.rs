@@ -1,12 +1,12 @@
 //! RUN instructions whose results depend on nothing but what they are given.
 
 use crate::{
-    generate::{Generator, Stage, User},
+    generate::{Generator, User},
     known::{Kind, Thing},
 };
 
 /// Lists a folder without what differs from run to run.
-fn listing(folder: &str, to: &str) -> String {
+pub fn listing(folder: &str, to: &str) -> String {
     format!(
         "cd {folder} && (find . | sort | while read -r f; do stat -c '%N %F %a %u:%g' \"$f\"; done; find . -type f -exec md5sum {{}} \\; | sort) > {to}"
     )
@@ -224,117 +224,17 @@ impl Generator {
 
     pub fn heredoc_command(&mut self) {
         let out = self.writable("doc");
-        self.line(&format!(
-            "RUN <<EOF\nset -e\nif true; then\n  echo seed {} > {out}\nfi\nEOF",
-            self.seed
-        ));
-        self.stage.known.add(&out, Kind::File);
-    }
-
-    /// A command with something mounted.
-    pub fn mount(&mut self) {
-        if self.stage.user == User::Other {
-            return self.look();
-        }
-        match self.dice.between(0, 99) {
-            0..40 => match self.dice.pick_any(&self.stages) {
-                Some(stage) => self.mount_of_stage(&stage),
-                None => self.mount_of_context(),
-            },
-            40..55 => self.mount_of_context(),
-            55..75 => self.mount_of_cache(),
-            75..88 => self.mount_of_secret(),
-            _ => {
-                let (target, out) = (self.name("/tmpfs"), self.name("/fs"));
-                self.line(&format!("RUN --mount=type=tmpfs,target={target} echo gone > {target}/x && cat {target}/x > {out}"));
-                self.stage.known.add(&out, Kind::File);
+        let seed = self.seed;
+        let text = match self.dice.between(0, 3) {
+            0 | 1 => {
+                format!("RUN <<EOF\nset -e\nif true; then\n  echo seed {seed} > {out}\nfi\nEOF")
             }
-        }
-    }
-
-    /// A command with this stage mounted, or a part of it.
-    pub fn mount_of_stage(&mut self, stage: &Stage) {
-        self.stage.is_of_target |= stage.is_of_target;
-        let (target, out) = (self.name("/mnt"), self.name("/seen"));
-        let folders: Vec<_> = stage
-            .known
-            .folders()
-            .into_iter()
-            .filter(|path| path != "/tmp")
-            .collect();
-        let files = stage.known.files();
-        let rw = if self.dice.chance(25) { ",rw" } else { "" };
-        match (self.dice.between(0, 9), self.dice.pick_any(&folders), self.dice.pick_any(&files)) {
-            (0..6, Some(folder), _) => {
-                let write = if rw.is_empty() { "" } else { &format!("echo x > {target}/written && ") };
-                let list = listing(&target, &out);
-                self.line(&format!(
-                    "RUN --mount=type=bind,from={},source={folder},target={target}{rw} {write}{list}",
-                    stage.name
-                ));
-            }
-            (6 | 7, _, Some(file)) => self.line(&format!(
-                "RUN --mount=type=bind,from={},source={file},target={target}/file{rw} cat {target}/file > {out}",
-                stage.name
-            )),
-            (_, _, Some(file)) => self.line(&format!(
-                "RUN --mount=from={},target={target}{rw} stat -c '%F %a %u:%g' {target} > {out} && md5sum {target}{file} >> {out} || echo leads elsewhere >> {out}",
-                stage.name
-            )),
-            _ => return self.mount_of_context(),
-        }
-        self.stage.known.add(&out, Kind::File);
-    }
-
-    fn mount_of_context(&mut self) {
-        let (target, out) = (self.name("/mnt"), self.name("/seen"));
-        let list = listing(&target, &out);
-        let folder = self.dice.pick(&self.context.folders()).clone();
-        let from = match self.dice.between(0, 3) {
-            0 => "from=extra,source=lib,".to_owned(),
-            1 => String::new(),
-            _ => format!("source={},", &folder[1..]),
+            2 => format!("RUN cat <<\"EOF\" > {out}\nnot $EXPANDED of {seed}\nEOF"),
+            _ => format!(
+                "RUN <<-EOF\n\t#!/bin/sh -e\n\techo $0 of {seed} | sed s:/.*/:: > {out}\n\tEOF"
+            ),
         };
-        self.line(&format!(
-            "RUN --mount=type=bind,{from}target={target} {list}"
-        ));
-        self.stage.known.add(&out, Kind::File);
-    }
-
-    fn mount_of_cache(&mut self) {
-        let (target, out) = (self.name("/cache"), self.name("/cached"));
-        let sharing =
-            *self
-                .dice
-                .pick(&["", ",sharing=private", ",sharing=locked", ",sharing=shared"]);
-        let id = self.dice.between(1, 2);
-        let start = format!(
-            "RUN --mount=type=cache,id=seed-{}-{id},target={target}{sharing}",
-            self.seed
-        );
-        // Another command may use the cache at the same time, so each has a file of its own there.
-        let own = self.name("own");
-        self.line(&format!(
-            "{start} echo {own} >> {target}/{own} && tail -n 1 {target}/{own} > {out}"
-        ));
-        self.stage.known.add(&out, Kind::File);
-    }
-
-    fn mount_of_secret(&mut self) {
-        let out = self.name("/told");
-        self.argument("--secret=id=word,env=CROFT_TEST_SECRET");
-        let (flags, path) = match self.dice.between(0, 3) {
-            0 => (",target=/else/where", "/else/where"),
-            1 => (",mode=0444,uid=5,gid=6", "/run/secrets/word"),
-            2 => (",env=WORD", ""),
-            _ => (",required=true", "/run/secrets/word"),
-        };
-        let command = if path.is_empty() {
-            format!("echo $WORD | md5sum > {out}")
-        } else {
-            format!("(md5sum {path} && stat -c '%a %u:%g' {path}) > {out}")
-        };
-        self.line(&format!("RUN --mount=type=secret,id=word{flags} {command}"));
+        self.line(&text);
         self.stage.known.add(&out, Kind::File);
     }
 }

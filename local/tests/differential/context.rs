@@ -126,8 +126,8 @@ pub fn extra(dice: &mut Dice, seed: u64) -> (Vec<Entry>, Known) {
     (files.entries, files.known)
 }
 
-/// What is in the context's tarball.
-fn packed(seed: u64) -> Vec<Entry> {
+/// What is in tarballs.
+pub fn packed(seed: u64) -> Vec<Entry> {
     let mut files = Files::of(seed);
     files.entry("pack", What::Folder, 0o750);
     files.file("pack/file", 0o4711, "packed");

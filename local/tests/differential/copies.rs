@@ -1,5 +1,5 @@
-//! Instructions that bring files into a stage: COPY from the context and from other stages, with all their flags, ADD, and files that
-//! stand in the Dockerfile itself.
+//! Instructions that bring files into a stage: COPY from the context and from other stages, with all their flags, and files that stand in
+//! the Dockerfile itself.
 
 use crate::{
     generate::{Generator, Stage, User},
@@ -38,6 +38,10 @@ impl Generator {
             self.stage.known.add(&format!("{path}/passwd"), Kind::File);
             return;
         }
+        if self.dice.chance(8) {
+            let own = self.own();
+            return self.copy_from(&own);
+        }
         let usable = |stage: &&Stage| !stage.known.files().is_empty();
         let usable: Vec<_> = self.stages.iter().filter(usable).cloned().collect();
         let Some(stage) = self.dice.pick_any(&usable) else {
@@ -63,9 +67,9 @@ impl Generator {
         match self.dice.between(0, 99) {
             0..32 => self.copy_file(source),
             32..46 => self.copy_files(source),
-            46..56 => self.copy_wildcard(source),
-            56..64 if source.from.is_empty() => self.copy_by_architecture(),
-            64..72 => self.copy_with_parents(source),
+            46..54 => self.copy_wildcard(source),
+            54..60 if source.from.is_empty() => self.copy_by_architecture(),
+            60..72 => self.copy_with_parents(source),
             _ => self.copy_folder(source),
         }
     }
@@ -169,7 +173,7 @@ impl Generator {
             Some((first, rest)) if self.dice.chance(40) => format!("/{first}/./{rest}"),
             _ => file,
         };
-        let parents = match self.surroundings.parents {
+        let parents = match self.parents {
             Parents::Known => "--parents ",
             Parents::Unknown => "",
         };
@@ -247,8 +251,9 @@ impl Generator {
         }
     }
 
-    fn flags(&mut self) -> String {
+    pub fn flags(&mut self) -> String {
         let mut flags = String::new();
+        let mut may_link = true;
         if self.dice.chance(15) {
             let by_name = [
                 "nobody",
@@ -258,13 +263,15 @@ impl Generator {
                 "nobody:0",
             ];
             let by_number = ["0:0", "1000", "1000:1001", "65534:0"];
-            let owner = if self.stage.has_added_user && self.dice.chance(60) {
+            let owner = *if self.stage.has_added_user && self.dice.chance(60) {
                 self.dice.pick(&["added", "added:nogroup", "added:added"])
             } else if self.stage.has_shell && self.dice.chance(60) {
                 self.dice.pick(&by_name)
             } else {
                 self.dice.pick(&by_number)
             };
+            // A link is made beside the stage, where no name is known.
+            may_link = by_number.contains(&owner);
             flags.push_str(&format!("--chown={owner} "));
         }
         if self.dice.chance(15) {
@@ -274,7 +281,7 @@ impl Generator {
             flags.push_str(&format!("--chmod={mode} "));
         }
         // A link's place is made anew: what is known to be a folder by a link no longer is.
-        if self.dice.chance(15) {
+        if self.dice.chance(15) && may_link {
             flags.push_str("--link ");
         }
         flags
@@ -305,41 +312,10 @@ impl Generator {
         }
     }
 
-    /// `ADD` of an archive or of something that is fetched.
-    pub fn unpack(&mut self) {
-        let path = self.name("/pack");
-        if self.dice.chance(25) {
-            let flags = self.flags();
-            self.line(&format!(
-                "ADD {flags}http://{}/v2/ {path}",
-                self.surroundings.registry
-            ));
-            self.stage.known.add(&path, Kind::File);
-            return;
-        }
-        let owner = if self.dice.chance(25) {
-            "--chown=7:8 "
-        } else {
-            ""
-        };
-        let link = if self.dice.chance(25) { "--link " } else { "" };
-        self.line(&format!("ADD {owner}{link}pack.tar.gz {path}/"));
-        for file in ["file", "capable", "same"] {
-            self.stage
-                .known
-                .add(&format!("{path}/pack/{file}"), Kind::File);
-        }
-        let link = Kind::Link(format!("{path}/pack/file"));
-        self.stage.known.add(&format!("{path}/pack/link"), link);
-        self.stage
-            .known
-            .add(&format!("{path}/pack/sticky"), Kind::Folder);
-    }
-
     /// Something that fails, in the same way on both sides.
     pub fn broken(&mut self) {
         let earlier = self.dice.pick_any(&self.stages).map(|stage| stage.name);
-        let text = match (self.dice.between(0, 7), earlier) {
+        let text = match (self.dice.between(0, 10), earlier) {
             (0, _) if self.stage.has_shell => "RUN echo last words && exit 7".to_owned(),
             (1, _) if self.stage.has_shell => {
                 "RUN --mount=type=secret,id=unheard,required=true true".to_owned()
@@ -351,6 +327,11 @@ impl Generator {
                 format!("RUN --mount=type=bind,from={stage},source=/not/there,target=/x ls /x")
             }
             (4 | 5, Some(stage)) => format!("COPY --from={stage} /not/there /x"),
+            (8, _) => format!("ADD {}/absent /x", self.surroundings.web),
+            (9, _) => format!("ADD {}#absent /x", self.surroundings.git),
+            (10, _) if self.stage.has_shell => {
+                "RUN --mount=type=ssh,id=unheard,required=true true".to_owned()
+            }
             (6, _) => "COPY --chown=unheard:of a.txt /x".to_owned(),
             (7, Some(stage)) => format!("COPY --from={stage} /not/*/there /x/"),
             _ => "COPY not/there /x".to_owned(),

@@ -56,9 +56,31 @@ pub enum User {
 /// What a Dockerfile can count on. It changes no throw: a seed gives the same Dockerfile but for this.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// The address of a registry, for what is fetched over HTTP.
-    pub registry: String,
+    /// The address of a web server with the files `file` and `pack.tar.gz`.
+    pub web: String,
+    /// The digest of the web server's `file`.
+    pub sum: String,
+    /// The address of a git repository with a branch `main` and a tag `first`; it has the file `sub/file`.
+    pub git: String,
+    /// The commit that `main` is at.
+    pub commit: String,
+    /// Arguments for two agents with ssh keys, `default` and `other`, and for a context `client` whose `list` prints what keys an agent has.
+    pub ssh: [String; 3],
+    /// What [`Stage::own`] knows, as an image in a registry and in an OCI layout, each as the value of a named context.
+    pub own: [String; 2],
+    /// The image of a frontend for `# syntax=` lines, one that has `COPY --parents`.
+    pub labs: String,
+    /// Whether the engine's own frontend has it.
     pub parents: Parents,
+}
+
+/// Who reads a Dockerfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frontend {
+    /// The engine's own.
+    Own,
+    /// That of the Dockerfile's `# syntax=` line.
+    Labs,
 }
 
 /// Makes it up.
@@ -72,6 +94,8 @@ pub struct Generator {
     /// What can be copied from the named context.
     pub extra: Known,
     pub surroundings: Surroundings,
+    pub frontend: Frontend,
+    pub parents: Parents,
     /// Those that are complete.
     pub stages: Vec<Stage>,
     pub stage: Stage,
@@ -91,6 +115,8 @@ impl Case {
             text: String::new(),
             context: known,
             extra,
+            frontend: Frontend::Own,
+            parents: surroundings.parents,
             surroundings,
             stages: Vec::new(),
             stage: Stage::empty(""),
@@ -150,24 +176,43 @@ impl Stage {
         stage.known.add("/tmp", Kind::Folder);
         stage
     }
+
+    /// The image of [`Surroundings::own`].
+    fn own(name: &str) -> Stage {
+        let mut stage = Stage {
+            is_of_target: true,
+            onbuild: vec![("/from-own".to_owned(), Kind::File)],
+            ..Stage::busybox(name)
+        };
+        for file in ["/own/architecture", "/own/all/one", "/own/all/sub/two"] {
+            stage.known.add(file, Kind::File);
+        }
+        let link = Kind::Link("/own/all/one".to_owned());
+        stage.known.add("/own/all/link", link);
+        stage
+    }
 }
 
 impl Generator {
     fn dockerfile(mut self) -> (String, Vec<String>) {
-        if self.dice.chance(10) {
-            self.line("# check=skip=all");
-        }
+        self.directives();
         self.line("ARG BASE=busybox");
-        if self.dice.chance(20) {
-            self.arguments
-                .push("--build-arg=BASE=docker.io/library/busybox:latest".to_owned());
+        match self.dice.between(0, 99) {
+            0..15 => self.argument("--build-arg=BASE=docker.io/library/busybox:latest"),
+            15..22 => {
+                self.own();
+                self.argument("--build-arg=BASE=own");
+            }
+            _ => {}
         }
         if self.dice.chance(30) {
             self.arguments.push("--build-arg=FLAVOUR=given".to_owned());
         }
-        if self.dice.chance(10) {
-            let context = "--build-context=busybox=docker-image://docker.io/library/busybox:latest";
-            self.arguments.push(context.to_owned());
+        if self.dice.chance(15) {
+            let [image, layout] = self.surroundings.own.clone();
+            let busybox = "docker-image://docker.io/library/busybox:latest".to_owned();
+            let context = self.dice.pick(&[busybox, image, layout]).clone();
+            self.argument(&format!("--build-context=busybox={context}"));
         }
         if self.dice.chance(20) {
             self.arguments.push("--label=from=outside".to_owned());
@@ -201,6 +246,10 @@ impl Generator {
             for _ in 0..self.dice.between(0, 2) {
                 self.instruction();
             }
+            // They cost nothing.
+            for _ in 0..self.dice.between(0, 3) {
+                self.setting();
+            }
             if broken == Some(number) {
                 self.broken();
             }
@@ -221,6 +270,34 @@ impl Generator {
         self.arguments
             .push(format!("--platform={}", platforms.join(",")));
         (self.text, self.arguments)
+    }
+
+    /// What comments at its top say to the frontend.
+    fn directives(&mut self) {
+        if self.dice.chance(12) {
+            self.frontend = Frontend::Labs;
+            self.parents = Parents::Known;
+            self.line(&format!("# syntax={}", self.surroundings.labs));
+        }
+        match self.dice.between(0, 99) {
+            0..6 => self.line("# check=skip=all"),
+            6..12 => self.line("# check=skip=JSONArgsRecommended,WorkdirRelativePath;error=false"),
+            12..14 => self.line("# check=error=true"),
+            _ => {}
+        }
+    }
+
+    /// The image that is given as the context `own`, as a stage that is complete.
+    pub fn own(&mut self) -> Stage {
+        if !self
+            .arguments
+            .iter()
+            .any(|one| one.contains("context=own="))
+        {
+            let context = self.dice.pick(&self.surroundings.own).clone();
+            self.argument(&format!("--build-context=own={context}"));
+        }
+        Stage::own("own")
     }
 
     fn platforms(&mut self, target: usize) -> Vec<&'static str> {
@@ -261,11 +338,18 @@ impl Generator {
                     73..77 => "--platform=linux/s390x ",
                     _ => "",
                 };
-                let base = *self.dice.pick(&["busybox", "${BASE}"]);
+                let base = *self
+                    .dice
+                    .pick(&["busybox", "busybox", "${BASE}", "${BASE}", "own"]);
                 let is_of_target = !platform.contains("linux") && !platform.contains("BUILD");
+                let image = match base {
+                    "own" => self.own(),
+                    _ => Stage::busybox(""),
+                };
                 let stage = Stage {
+                    name: name.clone(),
                     is_of_target,
-                    ..Stage::busybox(&name)
+                    ..image
                 };
                 (format!("{platform}{base}"), stage)
             }
@@ -323,13 +407,13 @@ impl Generator {
         match self.dice.between(0, 99) {
             0..18 if commands => self.make(),
             18..30 if commands => self.look(),
-            30..37 if commands => self.change(),
-            37..50 if commands => self.mount(),
+            30..35 if commands => self.change(),
+            35..50 if commands => self.mount(),
             50..54 if commands => self.heredoc_command(),
             54..60 => self.setting(),
             60..64 => self.heredoc_file(),
-            64..68 => self.unpack(),
-            0..30 | 68..84 => self.copy_from_stage(),
+            64..72 => self.add(),
+            0..30 | 72..86 => self.copy_from_stage(),
             _ => self.copy_from_context(),
         }
     }

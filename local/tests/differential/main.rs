@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adds;
 mod commands;
 mod compare;
 mod context;
@@ -14,7 +15,10 @@ mod copies;
 mod dice;
 mod generate;
 mod known;
+mod listed;
 mod material;
+mod mounts;
+mod outside;
 mod pair;
 mod random;
 mod settings;

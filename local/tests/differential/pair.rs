@@ -26,8 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Pair {
     pub farm: &'static Farm,
-    engine: Engine,
-    buildx: Buildx,
+    pub engine: Engine,
+    pub buildx: Buildx,
     /// Whether the engine's frontend has `COPY --parents`.
     pub parents: Parents,
     /// When it began, in seconds after 1970: what was modified later was made by a build.

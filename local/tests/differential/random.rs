@@ -10,14 +10,15 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    generate::{Case, Surroundings},
+    generate::Case,
     material,
+    outside::Outside,
     pair::{Agreed, Build, Pair, Request},
     workers::each,
 };
 
 /// How many there are unless the environment says otherwise.
-const CASES: u64 = 30;
+pub const CASES: u64 = 30;
 /// Builds wait more than they compute.
 const AT_ONCE: usize = 3;
 
@@ -47,7 +48,10 @@ fn random_dockerfiles_give_the_same_image_as_on_one_engine() {
         ),
     };
     let outcomes = Mutex::new(Outcomes::default());
-    each(seeds.clone(), AT_ONCE, |seed| one(seed, shows, &outcomes));
+    let outside = Outside::of(Pair::shared());
+    each(seeds.clone(), AT_ONCE, |seed| {
+        one(seed, &outside, shows, &outcomes);
+    });
     let outcomes = outcomes.into_inner().expect("no panic while it is held");
     let cases = seeds.end - seeds.start;
     println!(
@@ -68,13 +72,9 @@ fn random_dockerfiles_give_the_same_image_as_on_one_engine() {
     );
 }
 
-fn one(seed: u64, shows: bool, outcomes: &Mutex<Outcomes>) {
+fn one(seed: u64, outside: &Outside, shows: bool, outcomes: &Mutex<Outcomes>) {
     let pair = Pair::shared();
-    let surroundings = Surroundings {
-        registry: pair.farm.registry().address().to_string(),
-        parents: pair.parents,
-    };
-    let case = Case::of(seed, surroundings);
+    let case = Case::of(seed, outside.surroundings.clone());
     let began = Instant::now();
     // A build that takes for ever, or an image that can't be read, is told with what made it.
     let outcome = catch_unwind(AssertUnwindSafe(|| build(pair, seed, &case)));

@@ -7,7 +7,7 @@ use crate::{
 
 impl Generator {
     pub fn setting(&mut self) {
-        match self.dice.between(0, 14) {
+        match self.dice.between(0, 17) {
             0 | 1 => self.workdir(),
             2 => {
                 let name = self.name("NAME");
@@ -33,6 +33,10 @@ impl Generator {
             11 if self.stage.has_shell => self.line("SHELL [\"/bin/sh\", \"-eu\", \"-c\"]"),
             12 => self.line("EXPOSE 80 53/udp"),
             13 => self.line("HEALTHCHECK NONE"),
+            14 => self.line("MAINTAINER somebody"),
+            15 => {
+                self.line("HEALTHCHECK --start-period=1s --start-interval=500ms CMD true || exit 1")
+            }
             _ => self.onbuild(),
         }
     }
@@ -70,13 +74,21 @@ impl Generator {
 
     fn onbuild(&mut self) {
         let path = self.name("/onbuild");
-        let what = match self.dice.between(0, 2) {
+        let what = match self.dice.between(0, 4) {
             0 if self.stage.has_shell && self.stage.user == User::Root => {
                 format!("RUN echo {} > {path}", self.seed)
             }
             1 => {
                 self.line("ONBUILD LABEL from=above");
                 return;
+            }
+            2 if self.stage.has_shell && self.stage.user == User::Root => {
+                format!("RUN --mount=type=bind,source=b.txt,target=/b cat /b > {path}")
+            }
+            3 => {
+                self.stage.is_of_target = true;
+                self.own();
+                format!("COPY --from=own /own/all/one {path}")
             }
             _ => format!("COPY a.txt {path}"),
         };

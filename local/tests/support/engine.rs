@@ -49,11 +49,21 @@ pub fn alone(
     }
 }
 
-/// The records of an agent's engine, as the engine itself tells them.
+/// The records of an agent's engine, as the engine itself tells them. For a farm of the test's own: see [`records_of`].
 pub fn records(agent: &FarmAgent) -> Vec<Record> {
+    read(agent, &[])
+}
+
+/// Those that this text describes. Of the others none is asked for: while an engine counts a cache mount it holds it, and a build that
+/// comes for it meanwhile gets another one.
+pub fn records_of(agent: &FarmAgent, text: &str) -> Vec<Record> {
+    read(agent, &["--filter", &format!("description~={text:?}")])
+}
+
+fn read(agent: &FarmAgent, filter: &[&str]) -> Vec<Record> {
     let du = ["du", "--format", "json"];
     let buildx = Buildx::empty();
-    let command = alone(&buildx, agent.engine(), du);
+    let command = alone(&buildx, agent.engine(), du.iter().chain(filter));
     let printed = process::run(command).succeeded().stdout;
     let parse = |line| {
         serde_json::from_str(line)
@@ -62,22 +72,30 @@ pub fn records(agent: &FarmAgent) -> Vec<Record> {
     printed.lines().map(parse).collect()
 }
 
+/// The records of commands with this text. An engine has two for what a command wrote and tells of the one that is in use: while a keeper
+/// is closed it may tell of both or none, so they are read until they stay as they are.
+fn settled(agent: &FarmAgent, text: &str) -> BTreeSet<String> {
+    let read = || {
+        let records = records_of(agent, text).into_iter();
+        let ran = records.filter(|record| {
+            // A cache mount is described by the command that first used it.
+            record.kind != "exec.cachemount" && record.description.contains(" from exec ")
+        });
+        ran.map(|record| record.id).collect::<BTreeSet<_>>()
+    };
+    let mut before = read();
+    loop {
+        let now = read();
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+}
+
 /// How often a command with this text ran on each of the farm's engines, by the agents' names; engines where it never ran are left out.
 pub fn runs(farm: &Farm, text: &str) -> Vec<(String, usize)> {
-    let of_agent = |agent: &FarmAgent| {
-        let records = records(agent);
-        let ran: BTreeSet<_> = records
-            .iter()
-            .filter(|record| {
-                // A cache mount is described by the command that first used it.
-                record.kind != "exec.cachemount"
-                    && record.description.contains(" from exec ")
-                    && record.description.contains(text)
-            })
-            .map(|record| &record.id)
-            .collect();
-        (agent.name.to_string(), ran.len())
-    };
-    let agents = farm.agents().iter().map(of_agent);
-    agents.filter(|(_, ran)| *ran > 0).collect()
+    let agents = farm.agents().iter();
+    let ran = agents.map(|agent| (agent.name.to_string(), settled(agent, text).len()));
+    ran.filter(|(_, ran)| *ran > 0).collect()
 }

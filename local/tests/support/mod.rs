@@ -14,12 +14,15 @@ pub mod builds;
 pub mod buildx;
 pub mod context;
 pub mod engine;
+pub mod frontend;
 pub mod git;
 pub mod image;
+pub mod layout;
 pub mod meter;
 pub mod plan;
 pub mod process;
 pub mod registry;
+pub mod ssh;
 pub mod web;
 pub mod words;
 

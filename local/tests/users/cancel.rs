@@ -64,13 +64,9 @@ fn check(go_away: impl FnOnce(&mut Running)) {
     // What the engines hold for a build they hold through its keepers.
     for agent in farm.agents() {
         eventually("no engine holds anything of it", || {
-            let of_it = |record: &engine::Record| record.description.contains(&context.nonce);
-            let records = engine::records(agent);
-            records
-                .iter()
-                .filter(|record| of_it(record))
-                .all(|record| record.reclaimable)
-                .then_some(())
+            let records = engine::records_of(agent, &context.nonce);
+            let idle = records.iter().all(|record| record.reclaimable);
+            idle.then_some(())
         });
     }
 }
@@ -100,10 +96,8 @@ fn a_build_holds_its_results_while_it_runs() {
         .agents()
         .iter()
         .find(|agent| agent.name.to_string() == "arm64-1");
-    let records = engine::records(agent.expect("an agent"));
-    let held = |record: &engine::Record| {
-        record.description.contains(&context.nonce) && !record.reclaimable
-    };
+    let records = engine::records_of(agent.expect("an agent"), &context.nonce);
+    let held = |record: &engine::Record| !record.reclaimable;
     assert!(records.iter().any(held), "{records:?}");
     drop(build);
 }

@@ -1,11 +1,7 @@
 //! What a build is told from outside: arguments, its target, named contexts, what to leave out, and which caches not to use.
 
-use std::fs;
-
 use super::{SINGLE, published, published_for};
-use crate::support::{
-    Buildx, Context, PLATFORMS, Repository, engine::alone, engine::runs, farm, machine, process,
-};
+use crate::support::{Buildx, Context, PLATFORMS, Repository, engine::runs, farm, layout, machine};
 
 const NAMED: &str = "\
 ARG BASE=broken
@@ -82,30 +78,14 @@ fn image(buildx: &Buildx) -> String {
     tag
 }
 
-/// An OCI layout with an image for all platforms. One engine makes it by itself, without emulation: nothing runs.
+/// An OCI layout with an image for all platforms, in which nothing runs.
 fn layout(buildx: &Buildx) -> tempfile::TempDir {
     let mut context = Context::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /own\n");
     for platform in PLATFORMS {
         let architecture = platform.trim_start_matches("linux/");
         context = context.file(architecture, machine(platform));
     }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let tar = folder.path().join("layout.tar");
-    let layout = tempfile::tempdir().expect("a temporary folder");
-    let output = format!("--output=type=oci,dest={}", tar.display());
-    let platforms = format!("--platform={}", PLATFORMS.join(","));
-    let mut build = alone(
-        buildx,
-        farm().agents()[0].engine(),
-        ["build", "--provenance=false", &platforms, &output],
-    );
-    build.arg(context.path());
-    process::run(build).succeeded();
-    let mut unpack = std::process::Command::new("tar");
-    unpack.arg("-xf").arg(&tar).arg("-C").arg(layout.path());
-    process::run(unpack).succeeded();
-    assert!(fs::exists(layout.path().join("oci-layout")).expect("readable"));
-    layout
+    layout::of(buildx, farm().agents()[0].engine(), context.path())
 }
 
 const TWO_STAGES: &str = "\

@@ -1,21 +1,15 @@
 //! `RUN --mount=type=bind`, `tmpfs`, `secret` and `ssh`. Caches are in `caches`.
 
-use std::{
-    fs,
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-};
+use std::fs;
 
 use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
 
 use super::published;
 use crate::support::{
     Buildx, Context, PLATFORMS,
     engine::runs,
     farm, machine, nonce,
-    process::{self, eventually},
+    ssh::{SshAgent, SshClient},
 };
 
 const BINDS: &str = "\
@@ -116,7 +110,7 @@ fn keys_of_the_user_s_ssh_agents_can_be_used_on_every_agent() {
     let arguments = [
         format!("--ssh=default={}", one.socket().display()),
         format!("--ssh=other={}", other.socket().display()),
-        format!("--build-context=client={}", client.folder.path().display()),
+        format!("--build-context=client={}", client.folder().display()),
     ];
     let arguments = arguments.each_ref().map(String::as_str);
     let (built, images) = published(&buildx, "ssh", &context, &arguments);
@@ -130,88 +124,4 @@ fn keys_of_the_user_s_ssh_agents_can_be_used_on_every_agent() {
     let shared = runs(farm(), &format!("shared-{}", context.nonce));
     let plan = built.plan();
     assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
-}
-
-/// An ssh agent with one key; ended when this is dropped.
-struct SshAgent {
-    agent: Child,
-    folder: TempDir,
-    /// What `ssh-add -L` prints.
-    key: String,
-}
-
-impl SshAgent {
-    fn start(comment: &str) -> SshAgent {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let key = folder.path().join("key");
-        let mut generate = Command::new("ssh-keygen");
-        generate.args(["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f"]);
-        generate.arg(&key);
-        process::run(generate).succeeded();
-        let public = fs::read_to_string(key.with_extension("pub")).expect("written");
-
-        let socket = folder.path().join("socket");
-        let mut agent = Command::new("ssh-agent");
-        agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
-        let started = SshAgent {
-            agent: agent.spawn().expect("ssh-agent"),
-            folder,
-            key: public.trim().to_owned(),
-        };
-        eventually("ssh-agent listens", || UnixStream::connect(&socket).ok());
-        let mut add = Command::new("ssh-add");
-        add.arg("-q").arg(&key).env("SSH_AUTH_SOCK", &socket);
-        process::run(add).succeeded();
-        started
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("socket")
-    }
-}
-
-impl Drop for SshAgent {
-    fn drop(&mut self) {
-        let _ = self.agent.kill();
-        let _ = self.agent.wait();
-    }
-}
-
-/// This machine's `ssh-add` with all its libraries, and a script `list` that runs it. The farm's emulated platforms are containers on this
-/// machine, so it runs in all of them.
-struct SshClient {
-    folder: TempDir,
-}
-
-impl SshClient {
-    fn find() -> SshClient {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let paths = std::env::var_os("PATH").expect("a PATH");
-        let program = std::env::split_paths(&paths)
-            .map(|folder| folder.join("ssh-add"))
-            .find(|path| path.exists())
-            .expect("ssh-add");
-        let mut ldd = Command::new("ldd");
-        ldd.arg(&program);
-        let printed = process::run(ldd).succeeded().stdout;
-        let libraries: Vec<_> = printed
-            .split_whitespace()
-            .filter(|word| word.starts_with('/'))
-            .map(PathBuf::from)
-            .collect();
-        let copy = |path: &PathBuf| {
-            let name = path.file_name().expect("a file");
-            fs::copy(path, folder.path().join(name)).expect("readable");
-            name.to_string_lossy().into_owned()
-        };
-        copy(&program);
-        let names: Vec<_> = libraries.iter().map(copy).collect();
-        let loader = names
-            .iter()
-            .find(|name| name.starts_with("ld-"))
-            .expect("a program with libraries");
-        let script = format!("exec /client/{loader} --library-path /client /client/ssh-add -L\n");
-        fs::write(folder.path().join("list"), script).expect("writable");
-        SshClient { folder }
-    }
 }

@@ -1,21 +1,11 @@
 //! `# syntax=` lines: a frontend of the user's choice, which comes as an image and runs in a container. Here it is BuildKit's own with
 //! what only the labs have, such as `COPY --parents`.
 
-use std::fs;
-
 use super::published;
 use crate::support::{
-    Buildx, Context, PLATFORMS, Repository, engine::alone, engine::runs, farm, machine, process,
+    Buildx, Context, PLATFORMS, Repository, engine::alone, engine::runs, farm, frontend, machine,
+    process,
 };
-
-/// As docker/dockerfile is.
-const FRONTEND: &str = "\
-FROM scratch
-COPY dockerfile-frontend /bin/dockerfile-frontend
-LABEL moby.buildkit.frontend.network.none=true
-LABEL moby.buildkit.frontend.caps=moby.buildkit.frontend.inputs,moby.buildkit.frontend.subrequests,moby.buildkit.frontend.contexts
-ENTRYPOINT [\"/bin/dockerfile-frontend\"]
-";
 
 const LABS: &str = "\
 FROM --platform=$BUILDPLATFORM busybox AS builder
@@ -34,13 +24,7 @@ RUN : after-$NONCE && cat /built/deep/er/one
 fn a_syntax_line_s_frontend_plans_the_build_with_what_only_it_knows() {
     let farm = farm();
     let buildx = Buildx::of(farm);
-    let frontend = Context::new(FRONTEND);
-    let program = croft_local::dockerfile_frontend().expect("BuildKit's frontend");
-    fs::copy(program, frontend.path().join("dockerfile-frontend")).expect("readable");
-    let repository = Repository::of(farm.registry(), "shapes/instructions/frontend");
-    let tag = repository.tag(&frontend.nonce);
-    buildx.build(&frontend).push(&tag).run().succeeded();
-
+    let tag = frontend::push(&buildx, farm, "shapes/instructions/frontend");
     let context = Context::new(&format!("# syntax={tag}\n{LABS}"))
         .file("sub/a/b/file", "b")
         .file("sub/a/kept", "x")
