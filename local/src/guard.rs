@@ -14,6 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use crate::{
     error::{Doing, Error, Result},
     home::Home,
@@ -51,6 +56,8 @@ pub(crate) struct Launch<'a> {
 #[derive(Debug)]
 pub(crate) struct Part {
     name: String,
+    /// Starts the guard, any number of times.
+    command: Box<Command>,
     guard: Child,
     pipe: Option<ChildStdin>,
     grace: Duration,
@@ -78,30 +85,31 @@ impl Launch<'_> {
             .append(true)
             .open(&log_path)
             .doing("open", &log_path)?;
-        let mut guard = Command::new("sh");
-        guard
+        let mut command = Command::new("sh");
+        command
             .arg(&script)
             .args([self.stop.signal, &self.stop.grace.to_string()])
             .arg(&hooks)
             .arg(&home);
-        guard
+        command
             .arg(self.command.get_program())
             .args(self.command.get_args());
         for (key, value) in self.command.get_envs() {
             match value {
-                Some(value) => guard.env(key, value),
-                None => guard.env_remove(key),
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
             };
         }
-        guard
+        command
             .current_dir(self.command.get_current_dir().unwrap_or(Path::new("/")))
             .stdin(Stdio::piped())
             .stdout(log.try_clone().doing("open", &log_path)?)
             .stderr(log)
             .process_group(0);
-        let mut guard = guard.spawn().doing("run", Path::new("sh"))?;
+        let mut guard = guard_of(&mut command)?;
         let part = Part {
             name: self.name.to_owned(),
+            command: Box::new(command),
             pipe: guard.stdin.take(),
             guard,
             grace: Duration::from_secs(self.stop.grace.into()),
@@ -111,6 +119,10 @@ impl Launch<'_> {
         self.home.hand_over();
         Ok(part)
     }
+}
+
+fn guard_of(command: &mut Command) -> Result<Child> {
+    command.spawn().doing("run", Path::new("sh"))
 }
 
 impl Part {
@@ -156,6 +168,40 @@ impl Part {
             .try_wait()
             .doing("wait for", Path::new(&self.name))?;
         Ok(guard.map(|status| format!("its guard: {status}")))
+    }
+
+    /// Kills the part without a chance to say goodbye, and waits until it is gone. Its folder stays, for [`Part::start_again`].
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(process) = self.process().and_then(|id| i32::try_from(id).ok()) {
+            // It may have ended by itself just now.
+            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+        }
+        let killed = Instant::now();
+        while self.ended()?.is_none() {
+            if killed.elapsed() > TEARDOWN {
+                return Err(Error::NotReady {
+                    part: self.name.clone(),
+                    waited: TEARDOWN,
+                    last: "it was killed and does not end".to_owned(),
+                    log: self.log_tail(),
+                });
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Starts a part that has ended once more, just as it was. It may not be ready yet: see [`Part::wait_ready`].
+    pub fn start_again(&mut self) -> Result<()> {
+        // It only waits for its owner, to remove the folder.
+        let name = Path::new("the guard");
+        self.guard.kill().doing("end", name)?;
+        self.guard.wait().doing("wait for", name)?;
+        let ended = self.home.join("ended");
+        fs::remove_file(&ended).doing("remove", &ended)?;
+        self.guard = guard_of(&mut self.command)?;
+        self.pipe = self.guard.stdin.take();
+        Ok(())
     }
 
     /// The part's own process, while it runs. The guard starts it before anything that lasts.

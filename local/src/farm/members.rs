@@ -118,7 +118,7 @@ pub(super) fn coordinator(
             .arg("--stage-registry-password-file")
             .arg(&secret);
     }
-    let mut part = Launch {
+    let part = Launch {
         name: "the coordinator",
         home,
         stop: STOP,
@@ -126,16 +126,25 @@ pub(super) fn coordinator(
         command,
     }
     .start()?;
-    part.wait_ready(COORDINATOR_WITHIN, || {
-        http::speaks_http2(TcpStream::connect(addresses.client))
-            .and_then(|()| http::speaks_http2(TcpStream::connect(addresses.agents)))
-            .map_err(|error| error.to_string())
-    })?;
-    Ok(Coordinator {
+    let mut coordinator = Coordinator {
         part,
         client: addresses.client,
         agents: addresses.agents,
-    })
+    };
+    coordinator.wait_ready()?;
+    Ok(coordinator)
+}
+
+impl Coordinator {
+    /// Waits until both ports answer.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let (client, agents) = (self.client, self.agents);
+        self.part.wait_ready(COORDINATOR_WITHIN, || {
+            http::speaks_http2(TcpStream::connect(client))
+                .and_then(|()| http::speaks_http2(TcpStream::connect(agents)))
+                .map_err(|error| error.to_string())
+        })
+    }
 }
 
 /// Starts an agent; [`connected`] tells when it is ready.

@@ -198,6 +198,17 @@ impl Farm {
         self.coordinator.agents
     }
 
+    /// Kills the coordinator as `kill -9` does.
+    pub fn kill_coordinator(&mut self) -> Result<()> {
+        self.coordinator.part.kill()
+    }
+
+    /// Starts the coordinator again, on the same ports and with the same flags, and waits until both answer. It must have ended.
+    pub fn start_coordinator(&mut self) -> Result<()> {
+        self.coordinator.part.start_again()?;
+        self.coordinator.wait_ready()
+    }
+
     /// The coordinator's process, while it runs.
     pub fn coordinator_process(&self) -> Option<u32> {
         self.coordinator.part.process()
