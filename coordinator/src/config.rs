@@ -17,6 +17,9 @@ pub struct Config {
     /// The database.
     #[command(flatten)]
     pub database: Database,
+    /// Which of several coordinators is active.
+    #[command(flatten)]
+    pub lease: CoordinatorLease,
     /// The stage registry.
     #[command(flatten)]
     pub stages: StageRegistry,
@@ -37,6 +40,12 @@ pub struct Listen {
     /// Where agents connect. Without TLS this must be a loopback address.
     #[arg(long, env = "CROFT_AGENT_ADDR", default_value = "127.0.0.1:8373")]
     pub agent_addr: SocketAddr,
+    /// Where clients reach this coordinator, as `host:port`, for others to tell them. By default where it listens.
+    #[arg(long, env = "CROFT_ADVERTISE_CLIENT")]
+    pub advertise_client: Option<String>,
+    /// Where agents reach this coordinator, as `host:port`, for others to tell them. By default where it listens.
+    #[arg(long, env = "CROFT_ADVERTISE_AGENT")]
+    pub advertise_agent: Option<String>,
     /// Certificate chain (PEM) that both ports show.
     #[arg(long, env = "CROFT_TLS_CERT", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -68,6 +77,9 @@ pub struct Database {
         default_value_t = 16
     )]
     pub connections: u32,
+    /// How long builds and agents wait for a database that is away, for example `2m`; then builds fail, and agents look for another coordinator.
+    #[arg(long = "database-wait", env = "CROFT_DATABASE_WAIT", default_value = "2m", value_parser = duration)]
+    pub wait: Duration,
 }
 
 impl std::fmt::Debug for Database {
@@ -76,6 +88,14 @@ impl std::fmt::Debug for Database {
             .field("connections", &self.connections)
             .finish_non_exhaustive()
     }
+}
+
+/// Which of several coordinators is active.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CoordinatorLease {
+    /// How long another coordinator waits for the active one when nothing is heard of it, for example `6s`. The same for all of a farm.
+    #[arg(long, env = "CROFT_COORDINATOR_LEASE", default_value = "6s", value_parser = lease)]
+    pub coordinator_lease: Duration,
 }
 
 /// Where results travel between agents.
@@ -115,6 +135,9 @@ pub struct PolicyFlags {
     /// How long a stage waits for an agent that could run it and is away, for example `10m`.
     #[arg(long, env = "CROFT_AGENT_WAIT", default_value = "10m", value_parser = duration)]
     pub agent_wait: Duration,
+    /// How long a build may take, for example `2h`; one that takes longer is ended. Any time by default.
+    #[arg(long, env = "CROFT_BUILD_DEADLINE", value_parser = duration)]
+    pub build_deadline: Option<Duration>,
     /// How long an agent's right to run an attempt lasts without being renewed.
     #[arg(long, env = "CROFT_LEASE", default_value = "30s", value_parser = duration)]
     pub lease: Duration,
@@ -169,6 +192,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|m: u64| number.checked_mul(m))
         .map(Duration::from_millis)
         .ok_or_else(|| format!("{text:?} is no duration: write it like 90s, 10m or 1h"))
+}
+
+/// A lease that can be renewed in time.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    (Duration::from_secs(1)..=Duration::from_secs(300))
+        .contains(&lease)
+        .then_some(lease)
+        .ok_or_else(|| format!("{text:?} is too short or too long: use 1s to 5m"))
 }
 
 /// A project's name is a component of a repository's name.

@@ -6,40 +6,43 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use axum::Router;
-use croft_scheduler::{ConnectionId, LeaseTerms, Project};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use croft_scheduler::{LeaseTerms, Project};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
-use uuid::Uuid;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, Listen, StageRegistry as StageFlags};
 use crate::control::{Control, Settings, StageRegistry};
+use crate::ports::{self, Gate};
 use crate::registry::Login;
-use crate::store::{DatabaseConfig, Store};
+use crate::store::{
+    Addresses, Candidate, Database, DatabaseConfig, Holder, LeaseError, Store, Tenure,
+};
 use crate::{api, front, tls};
 
-/// What one HTTP/2 stream may have in flight, in bytes: enough to keep a fast link busy.
-const STREAM_WINDOW: u32 = 2 << 20;
-/// What one connection may have in flight, in bytes: this bounds what a client that floods us can make us hold.
-const CONNECTION_WINDOW: u32 = 8 << 20;
-/// Calls that one connection may have open.
-const STREAMS: u32 = 1000;
 /// How long a graceful stop waits for calls to end.
 const STOP: Duration = Duration::from_secs(5);
+/// How long it waits for what is under way in the database. What takes longer is ended by whoever takes over.
+const CLOSE: Duration = Duration::from_secs(3);
 
-/// Runs the coordinator until it is told to stop.
+/// Runs the coordinator until it is told to stop, or another one takes over.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     // The process has one TLS back end; a second call to install it would only say that it is there.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let listen = &config.listen;
     let (client_tls, agent_tls) = tls::acceptors(listen)?;
     loopback_only(listen)?;
+    let clients = ports::bind(listen.client_addr, "--client-addr").await?;
+    let agents = ports::bind(listen.agent_addr, "--agent-addr").await?;
+    let (client_addr, agent_addr) = (clients.local_addr()?, agents.local_addr()?);
 
-    let database = DatabaseConfig::new(&config.database.url, config.database.connections);
-    let store = Store::connect(&database).await?;
+    let database = DatabaseConfig {
+        patience: config.database.wait,
+        ..DatabaseConfig::new(&config.database.url, config.database.connections)
+    };
+    let database = Database::reach(&database).await?;
     let stages = stages(&config.stages, &config.policy.project)?;
     stages.check().await.with_context(|| {
         format!(
@@ -47,66 +50,235 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             stages.host()
         )
     })?;
-
-    let settings = Settings {
-        build_platform: config.policy.build_platform.clone(),
-        agent_wait: config.policy.agent_wait,
-        leases: LeaseTerms::new(config.policy.lease),
-        budget: croft_scheduler::FarmBudget::default(),
-        policy: croft_scheduler::Policy::default(),
-        entitlements: BTreeSet::from_iter(config.policy.allow_entitlement.clone()),
-        project: Project(config.policy.project.clone()),
-        plain_registries: config.stages.insecure_registry.clone(),
-    };
-    let control = Control::new(settings, store, stages);
-    control
-        .recover()
-        .await
-        .context("the farm's state can't be taken over")?;
-    control.start();
-
-    let clients = bind(listen.client_addr, "--client-addr").await?;
-    let agents = bind(listen.agent_addr, "--agent-addr").await?;
-    let (client_addr, agent_addr) = (clients.local_addr()?, agents.local_addr()?);
-    let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health
-        .set_service_status("", tonic_health::ServingStatus::Serving)
-        .await;
-    let client_router = front::routes(Arc::clone(&control))
-        .add_service(api::farm_routes(&control))
-        .add_service(health_service)
-        .into_axum_router();
-    let agent_router = api::agent_router(Arc::clone(&control));
-    tasks.spawn(accept(
-        clients,
-        client_tls,
-        client_router,
-        stop.clone(),
-        tasks.clone(),
-    ));
-    tasks.spawn(accept(
-        agents,
-        agent_tls,
-        agent_router,
-        stop.clone(),
-        tasks.clone(),
-    ));
     if listen.tls_cert.is_none() {
         tracing::warn!("no TLS is set up: listening on loopback only");
     }
-    tracing::info!(clients = %client_addr, agents = %agent_addr, "ready");
-    announce(client_addr, agent_addr);
 
-    stop_signal().await;
+    let doors = Doors::new();
+    let told = stop_signal();
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    for (listener, tls, gate) in [
+        (clients, client_tls, &doors.clients),
+        (agents, agent_tls, &doors.agents),
+    ] {
+        let accepting = ports::accept(listener, tls, gate.clone(), stop.clone(), tasks.clone());
+        tasks.spawn(accepting);
+    }
+    let standby = Standby {
+        addresses: Addresses {
+            clients: advertised(listen.advertise_client.as_deref(), client_addr),
+            agents: advertised(listen.advertise_agent.as_deref(), agent_addr),
+        },
+        listening: (client_addr, agent_addr),
+        doors: &doors,
+    };
+    let won = tokio::select! {
+        tenure = standby.wait(&database, config.lease.coordinator_lease) => Some(tenure?),
+        () = told.cancelled() => None,
+    };
+    let ended = match won {
+        Some(tenure) => {
+            let active = Active {
+                config: &config,
+                database,
+                tenure,
+                standby: &standby,
+            };
+            active.run(stages, &told).await
+        }
+        None => Ok(()),
+    };
     tracing::info!("stopping");
     stop.cancel();
     tasks.close();
     if tokio::time::timeout(STOP, tasks.wait()).await.is_err() {
         tracing::info!("some calls were cut off");
     }
-    Ok(())
+    ended
+}
+
+/// What both ports answer.
+struct Doors {
+    clients: Gate,
+    agents: Gate,
+    health: HealthReporter,
+}
+
+impl Doors {
+    fn new() -> Doors {
+        let (health, service) = tonic_health::server::health_reporter();
+        let service = Routes::new(service).into_axum_router();
+        let gate = || Gate::shut_with(service.clone(), "this coordinator is starting");
+        Doors {
+            clients: gate(),
+            agents: gate(),
+            health,
+        }
+    }
+
+    async fn health(&self, status: ServingStatus) {
+        self.health.set_service_status("", status).await;
+    }
+
+    /// Refuses all calls, on the clients' port and on the agents'.
+    async fn shut(&self, clients: &str, agents: &str) {
+        self.health(ServingStatus::NotServing).await;
+        self.clients.shut(clients);
+        self.agents.shut(agents);
+    }
+}
+
+/// A coordinator that isn't active, yet or any more.
+struct Standby<'a> {
+    addresses: Addresses,
+    listening: (SocketAddr, SocketAddr),
+    doors: &'a Doors,
+}
+
+impl Standby<'_> {
+    /// Waits for the lease, and tells whoever asks where the active one is.
+    async fn wait(&self, database: &Database, lease: Duration) -> Result<Tenure, LeaseError> {
+        let candidate = Candidate::new(database, self.addresses.clone(), lease);
+        self.doors.health(ServingStatus::NotServing).await;
+        let mut known = None;
+        candidate
+            .win(|holder| {
+                let Some(holder) = holder else {
+                    return;
+                };
+                self.refuse(holder);
+                if known.as_ref() != Some(holder) {
+                    tracing::info!(active = holder.addresses.clients, term = %holder.term, "standing by");
+                    announce("standing by", self.listening);
+                    known = Some(holder.clone());
+                }
+            })
+            .await
+    }
+
+    fn refuse(&self, holder: &Holder) {
+        let why = |at: &str| format!("this coordinator stands by; the active one is at {at}");
+        self.doors.clients.shut(&why(&holder.addresses.clients));
+        self.doors.agents.shut(&why(&holder.addresses.agents));
+    }
+}
+
+/// The coordinator that holds the lease.
+struct Active<'a> {
+    config: &'a Config,
+    database: Database,
+    tenure: Tenure,
+    standby: &'a Standby<'a>,
+}
+
+/// Why an active coordinator ends.
+enum Over {
+    /// It was told to.
+    Told,
+    /// Another one has taken over.
+    Deposed(Holder),
+}
+
+impl Active<'_> {
+    /// Takes over, serves, and leaves so that another one can take over.
+    async fn run(self, stages: StageRegistry, told: &CancellationToken) -> anyhow::Result<()> {
+        let deposed = CancellationToken::new();
+        let store = self.database.store(&self.tenure, deposed.clone());
+        let mut keeping = self.keep(&store);
+        let control = Control::new(settings(self.config), store.clone(), stages);
+        let over = async {
+            tokio::select! {
+                holder = &mut keeping => Over::Deposed(holder),
+                // Whoever it is, the lease says it too.
+                () = deposed.cancelled() => Over::Deposed((&mut keeping).await),
+                () = told.cancelled() => Over::Told,
+            }
+        };
+        let over = tokio::select! {
+            over = over => Ok(over),
+            Err(error) = self.serve(&control) => Err(error),
+        };
+        let why = match &over {
+            Ok(Over::Told) => "this coordinator was told to stop, and what runs is left to the next one: run the build again".to_owned(),
+            Ok(Over::Deposed(holder)) => format!(
+                "this coordinator has lost the lead to the one at {}: run the build again there",
+                holder.addresses.clients
+            ),
+            Err(_) => "this coordinator has failed".to_owned(),
+        };
+        // First nothing is decided any more. So nobody takes what is cut off from here on for the end of a build.
+        let _ = tokio::time::timeout(CLOSE, store.close()).await;
+        if !matches!(over, Ok(Over::Deposed(_)))
+            && let Err(error) = self.tenure.release().await
+        {
+            tracing::warn!(%error, "the lease can't be given back: another coordinator takes it when it runs out");
+        }
+        control.fleet().cut_all();
+        self.standby.doors.shut(&why, &why).await;
+        match over? {
+            Over::Told => Ok(()),
+            Over::Deposed(holder) => bail!(
+                "another coordinator, at {}, has taken over (term {}, after our term {}): start this one again to have it stand by",
+                holder.addresses.clients,
+                holder.term,
+                self.tenure.term()
+            ),
+        }
+    }
+
+    /// Keeps the lease; resolves when another one has it.
+    fn keep(&self, store: &Store) -> Keeping {
+        let (tenure, store) = (self.tenure.clone(), store.clone());
+        let keeping = async move { tenure.keep(|contact| store.contact(contact)).await };
+        Box::pin(keeping)
+    }
+
+    /// Takes over what an earlier coordinator left, and serves for ever.
+    async fn serve(&self, control: &Arc<Control>) -> anyhow::Result<()> {
+        self.tenure.evict().await?;
+        control
+            .recover()
+            .await
+            .context("the farm's state can't be taken over")?;
+        control.start();
+        let doors = self.standby.doors;
+        let clients = front::routes(Arc::clone(control)).add_service(api::farm_routes(control));
+        doors.clients.open(clients.into_axum_router());
+        doors.agents.open(api::agent_router(Arc::clone(control)));
+        doors.health(ServingStatus::Serving).await;
+        let (clients, agents) = self.standby.listening;
+        tracing::info!(%clients, %agents, term = %self.tenure.term(), "ready");
+        announce("ready", self.standby.listening);
+        std::future::pending().await
+    }
+}
+
+type Keeping = std::pin::Pin<Box<dyn Future<Output = Holder> + Send>>;
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        build_platform: config.policy.build_platform.clone(),
+        agent_wait: config.policy.agent_wait,
+        build_deadline: config.policy.build_deadline,
+        leases: LeaseTerms::new(config.policy.lease),
+        budget: croft_scheduler::FarmBudget::default(),
+        policy: croft_scheduler::Policy::default(),
+        entitlements: BTreeSet::from_iter(config.policy.allow_entitlement.clone()),
+        project: Project(config.policy.project.clone()),
+        plain_registries: config.stages.insecure_registry.clone(),
+    }
+}
+
+/// Where others find a port of ours: as we are told, or where it listens, under this host's name if that is everywhere.
+fn advertised(told: Option<&str>, listening: SocketAddr) -> String {
+    match told {
+        Some(told) => told.to_owned(),
+        None if listening.ip().is_unspecified() => {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            format!("{}:{}", host.trim(), listening.port())
+        }
+        None => listening.to_string(),
+    }
 }
 
 /// Without TLS anybody who reaches a port may build, or pose as an agent: then nobody but this machine may reach it.
@@ -155,98 +327,32 @@ fn stages(flags: &StageFlags, project: &str) -> anyhow::Result<StageRegistry> {
     )?)
 }
 
-async fn bind(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr)
-        .await
-        .with_context(|| format!("can't listen on {addr}: choose another address with {flag}"))
-}
-
-/// Says on standard output that both ports take connections: whoever started us may wait for this line.
-fn announce(clients: SocketAddr, agents: SocketAddr) {
+/// Says on standard output that both ports take connections, and what for: whoever started us may wait for this line.
+fn announce(what: &str, (clients, agents): (SocketAddr, SocketAddr)) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     // Nobody may be reading; then nobody waits for it either.
     let _ = writeln!(
         out,
-        "croft-coordinator ready client={clients} agent={agents}"
+        "croft-coordinator {what} client={clients} agent={agents}"
     );
     let _ = out.flush();
 }
 
-async fn stop_signal() {
+/// Cancelled when somebody tells us to stop.
+fn stop_signal() -> CancellationToken {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-}
-
-async fn accept(
-    listener: TcpListener,
-    tls: Option<tls::Acceptor>,
-    router: Router,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-) {
-    loop {
-        let (stream, peer) = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of file descriptors, most likely: what is open may end meanwhile.
-                    tracing::warn!(%error, "a connection can't be taken");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+    let told = CancellationToken::new();
+    let tell = told.clone();
+    tokio::spawn(async move {
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+            return;
         };
-        let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
-        tasks.spawn(async move {
-            let _ = stream.set_nodelay(true);
-            match tls {
-                None => connection(stream, router, stop).await,
-                Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => connection(stream, router, stop).await,
-                    // The peer may not hear why: of a certificate that is refused it sees but a closed connection.
-                    Err(error) => tracing::info!(%peer, %error, "a peer's TLS failed"),
-                },
-            }
-        });
-    }
-}
-
-async fn connection<S>(stream: S, router: Router, stop: CancellationToken)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let connection = ConnectionId(Uuid::new_v4());
-    let marked = router.map_request(move |mut request: http::Request<_>| {
-        request.extensions_mut().insert(connection);
-        request
-    });
-    let service = hyper_util::service::TowerToHyperService::new(marked);
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(64 << 10)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection broke");
-    }
+        tell.cancel();
+    });
+    told
 }

@@ -34,6 +34,9 @@ pub(super) async fn run(control: Arc<Control>) {
     loop {
         let _ = tokio::time::timeout(POLL, control.wake.notified()).await;
         if let Err(failure) = pass(&control).await {
+            if control.store.is_closed() {
+                return;
+            }
             tracing::warn!(%failure, "nothing is placed");
             tokio::time::sleep(AWAY).await;
         }
@@ -49,6 +52,8 @@ pub(super) async fn listen(control: Arc<Control>) {
                     // What a build's own loop waits for it hears from the events that are stored.
                     Ok(Wake::Build(_)) => {}
                     Ok(Wake::Placement | Wake::Everything) => control.wake(),
+                    // Whoever stops waits until its connection is free.
+                    Err(error) if error.is_closed() => return,
                     Err(error) => {
                         tracing::debug!(%error, "the database sends no wakes");
                         tokio::time::sleep(AWAY).await;

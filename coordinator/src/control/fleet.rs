@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use croft_proto::v1 as wire;
 use croft_scheduler::AgentId;
 use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use wire::coordinator_message::Message;
 
 use super::failure::{Failure, Result};
@@ -29,25 +30,32 @@ struct Link {
     name: Arc<str>,
     queue: mpsc::Sender<wire::CoordinatorMessage>,
     asked: HashMap<String, mpsc::Sender<wire::answer::Answer>>,
+    /// Tells who hears it that nobody wants to any more.
+    _cut: DropGuard,
+}
+
+/// Both ends of a connection that was taken in.
+pub struct Ends {
+    /// What is to be sent over it; ends when the connection is to end.
+    pub messages: mpsc::Receiver<wire::CoordinatorMessage>,
+    /// Cancelled when nothing that comes over it counts any more: the agent has another, was taken for away, or takes no messages.
+    pub cut: CancellationToken,
 }
 
 impl Fleet {
-    /// Takes in a connection; one that the agent had before ends. Returns what is to be sent to it.
-    pub fn connect(
-        &self,
-        agent: AgentId,
-        epoch: u64,
-        name: &str,
-    ) -> mpsc::Receiver<wire::CoordinatorMessage> {
+    /// Takes in a connection; one that the agent had before ends.
+    pub fn connect(&self, agent: AgentId, epoch: u64, name: &str) -> Ends {
         let (queue, messages) = mpsc::channel(QUEUE);
+        let cut = CancellationToken::new();
         let link = Link {
             epoch,
             name: name.into(),
             queue,
             asked: HashMap::new(),
+            _cut: cut.clone().drop_guard(),
         };
         self.lock().insert(agent, link);
-        messages
+        Ends { messages, cut }
     }
 
     /// Forgets a connection that ended, if it was not cut before. False if the agent has another one by now.
@@ -62,11 +70,9 @@ impl Fleet {
         }
     }
 
-    /// Whether this connection is the agent's present one.
-    pub fn is_current(&self, agent: AgentId, epoch: u64) -> bool {
-        self.lock()
-            .get(&agent)
-            .is_some_and(|link| link.epoch == epoch)
+    /// Ends all connections: this coordinator stops. The agents keep what they run, and look for another.
+    pub fn cut_all(&self) {
+        self.lock().clear();
     }
 
     /// Which connection the agent has now.
@@ -222,17 +228,22 @@ mod tests {
         let fleet = Fleet::default();
         let agent = AgentId(uuid::Uuid::nil());
         let renewed = || Message::Renewed(wire::Renewed::default());
-        drop(fleet.connect(agent, 1, "a"));
+        let first = fleet.connect(agent, 1, "a");
+        drop(first.messages);
+        assert!(!first.cut.is_cancelled());
         assert!(!fleet.send(agent, renewed()), "nobody takes it");
-        assert!(!fleet.is_current(agent, 1));
+        assert!(first.cut.is_cancelled());
         assert!(
             fleet.disconnect(agent, 1),
             "it is to be told that the agent is away"
         );
 
-        let _second = fleet.connect(agent, 2, "a");
+        let second = fleet.connect(agent, 2, "a");
         assert!(!fleet.disconnect(agent, 1), "the agent is here");
-        assert!(fleet.is_current(agent, 2));
-        assert!(fleet.disconnect(agent, 2));
+        assert!(!second.cut.is_cancelled());
+        let third = fleet.connect(agent, 3, "a");
+        assert!(second.cut.is_cancelled(), "it has another");
+        assert!(fleet.disconnect(agent, 3));
+        assert!(third.cut.is_cancelled());
     }
 }

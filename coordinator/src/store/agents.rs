@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use croft_planner::Platform;
-use croft_scheduler::AgentId;
 use croft_scheduler::fleet::{Duty, Health, Presence};
+use croft_scheduler::{AgentId, LeaseTerms};
 
-use super::convert::{bigint, int, read, texts, ubigint, uint};
+use super::convert::{bigint, int, millis, read, texts, ubigint, uint};
 use super::error::changed;
 use super::wake::wake;
 use super::{Store, StoreError, Wake};
@@ -58,13 +58,24 @@ pub struct Disk {
     pub free: u64,
 }
 
+/// A machine's memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What programs can get.
+    pub available: u64,
+}
+
 /// What an agent says of itself from time to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Whether its engine answers.
+    /// Whether it can take work.
     pub health: Health,
     /// Where the engine keeps its state; `None`: as before.
     pub disk: Option<Disk>,
+    /// Its machine's; `None`: as before.
+    pub memory: Option<Memory>,
 }
 
 /// An agent's connection.
@@ -78,6 +89,17 @@ pub struct AgentLink {
     pub duty: Duty,
 }
 
+/// An agent that is taken for connected, and is not heard of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SilentAgent {
+    /// Which one.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// Its last connection.
+    pub epoch: Epoch,
+}
+
 /// An agent as it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentRow {
@@ -89,8 +111,10 @@ pub struct AgentRow {
     pub presence: Presence,
     /// Which connection it is or was.
     pub epoch: Epoch,
-    /// Whether its engine answers.
+    /// Whether it can take work.
     pub health: Health,
+    /// Its machine's memory, if it said.
+    pub memory: Option<Memory>,
     /// Whether it takes new work.
     pub duty: Duty,
     /// When it first came.
@@ -105,7 +129,7 @@ impl Store {
     /// An agent connects. One that the farm knows by its name keeps its id (else it gets `new`), and what it says over older connections
     /// doesn't count any more.
     pub async fn agent_hello(&self, new: AgentId, hello: &Hello) -> Result<AgentLink, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let row = sqlx::query!(
             "INSERT INTO agents (id, name, native_platform, platforms, emulated_platforms, slots, labels, version,
                                  engine_kind, engine_version, llb_caps, frontend_caps, disk_total, disk_free,
@@ -118,7 +142,7 @@ impl Store {
                  engine_version = EXCLUDED.engine_version, llb_caps = EXCLUDED.llb_caps,
                  frontend_caps = EXCLUDED.frontend_caps, disk_total = EXCLUDED.disk_total,
                  disk_free = EXCLUDED.disk_free, entitlements = EXCLUDED.entitlements,
-                 devices = EXCLUDED.devices, state = 'connected', healthy = true,
+                 devices = EXCLUDED.devices, state = 'connected', healthy = true, condition = 'ready',
                  epoch = agents.epoch + 1, last_seen = now()
              RETURNING id, epoch, draining",
             new.0,
@@ -157,11 +181,12 @@ impl Store {
         beat: &Heartbeat,
     ) -> Result<(), StoreError> {
         // Waking is for what placement cares about: an engine that came back, or a disk that isn't full any more.
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let changed_health = sqlx::query_scalar!(
             r#"UPDATE agents AS a
-               SET last_seen = now(), healthy = $3,
-                   disk_total = COALESCE($4, a.disk_total), disk_free = COALESCE($5, a.disk_free)
+               SET last_seen = now(), healthy = $3, condition = $6,
+                   disk_total = COALESCE($4, a.disk_total), disk_free = COALESCE($5, a.disk_free),
+                   memory_total = COALESCE($7, a.memory_total), memory_available = COALESCE($8, a.memory_available)
                FROM (SELECT id, healthy FROM agents WHERE id = $1 FOR NO KEY UPDATE) AS before
                WHERE a.id = before.id AND a.epoch = $2 AND a.state = 'connected'
                RETURNING before.healthy <> $3 AS "changed!""#,
@@ -170,6 +195,9 @@ impl Store {
             beat.health == Health::Healthy,
             beat.disk.map(|disk| bigint(disk.total)),
             beat.disk.map(|disk| bigint(disk.free)),
+            condition(beat.health),
+            beat.memory.map(|memory| bigint(memory.total)),
+            beat.memory.map(|memory| bigint(memory.available)),
         )
         .fetch_optional(&mut *tx)
         .await?
@@ -182,7 +210,7 @@ impl Store {
 
     /// An agent's connection ended. Stale if it has another already.
     pub async fn agent_away(&self, agent: AgentId, epoch: Epoch) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE agents SET state = 'away' WHERE id = $1 AND epoch = $2 AND state = 'connected'",
             agent.0,
@@ -196,17 +224,43 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
+    /// The agents that are taken for connected though nothing was heard of them since a lease would have ended that was renewed then.
+    pub async fn agent_silent(&self, terms: &LeaseTerms) -> Result<Vec<SilentAgent>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT id, name, epoch FROM agents
+             WHERE state = 'connected' AND last_seen < now() - $1::bigint * interval '1 millisecond'
+             ORDER BY name",
+            millis(terms.lease + terms.grace),
+        )
+        .fetch_all(&mut *self.connection().await?)
+        .await?;
+        let rows = rows.into_iter().map(|row| SilentAgent {
+            id: AgentId(row.id),
+            name: row.name,
+            epoch: Epoch(row.epoch),
+        });
+        Ok(rows.collect())
+    }
+
+    /// An agent's name; empty if there is no such agent.
+    pub async fn agent_name(&self, agent: AgentId) -> Result<String, StoreError> {
+        let name = sqlx::query_scalar!("SELECT name FROM agents WHERE id = $1", agent.0)
+            .fetch_optional(&mut *self.connection().await?)
+            .await?;
+        Ok(name.unwrap_or_default())
+    }
+
     /// A coordinator starts: nobody is connected to it yet.
     pub async fn agent_all_away(&self) -> Result<(), StoreError> {
         sqlx::query!("UPDATE agents SET state = 'away' WHERE state = 'connected'")
-            .execute(&self.pool)
+            .execute(&mut *self.connection().await?)
             .await?;
         Ok(())
     }
 
     /// Has an agent take no new work, or take it again. Stale if there is no such agent.
     pub async fn agent_duty(&self, agent: AgentId, duty: Duty) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE agents SET draining = $2 WHERE id = $1",
             agent.0,
@@ -223,14 +277,42 @@ impl Store {
     /// The engine's cache is empty (it was pruned, or is a new one): placement is to expect nothing there.
     pub async fn agent_cache_forget(&self, agent: AgentId) -> Result<(), StoreError> {
         sqlx::query!("DELETE FROM agent_cache WHERE agent = $1", agent.0)
-            .execute(&self.pool)
+            .execute(&mut *self.connection().await?)
             .await?;
         Ok(())
     }
 
+    /// The agent of this name or id.
+    pub async fn agent_find(&self, name: &str) -> Result<Option<AgentId>, StoreError> {
+        let id = sqlx::query_scalar!(
+            "SELECT id FROM agents WHERE name = $1 OR id::text = $1 ORDER BY name = $1 DESC LIMIT 1",
+            name
+        )
+        .fetch_optional(&mut *self.connection().await?)
+        .await?;
+        Ok(id.map(AgentId))
+    }
+
+    /// How many running builds each agent holds results of that nobody else has; those that hold none are left out.
+    pub async fn agent_holdings(&self) -> Result<BTreeMap<AgentId, u32>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT o.agent AS "agent!", count(DISTINCT o.build) AS "builds!"
+               FROM builds AS b JOIN outputs AS o ON o.build = b.id
+               WHERE b.state = 'running' AND o.state = 'held' AND o.kind = 'edge' AND o.agent IS NOT NULL
+               GROUP BY o.agent"#
+        )
+        .fetch_all(&mut *self.connection().await?)
+        .await?;
+        let count = |builds| u32::try_from(builds).unwrap_or(u32::MAX);
+        let rows = rows.into_iter();
+        Ok(rows
+            .map(|row| (AgentId(row.agent), count(row.builds)))
+            .collect())
+    }
+
     /// Every agent that the farm knows, by name.
     pub async fn agent_list(&self) -> Result<Vec<AgentRow>, StoreError> {
-        agent_rows(&mut *self.pool.acquire().await?).await
+        agent_rows(&mut *self.connection().await?).await
     }
 }
 
@@ -281,11 +363,19 @@ pub(super) async fn agent_rows(
                 _ => Presence::Away,
             },
             epoch: Epoch(row.epoch),
-            health: if row.healthy {
-                Health::Healthy
-            } else {
-                Health::Unhealthy
+            health: match &*row.condition {
+                "ready" => Health::Healthy,
+                "disk_full" => Health::Full,
+                "leaving" => Health::Leaving,
+                _ => Health::Unhealthy,
             },
+            memory: row
+                .memory_total
+                .zip(row.memory_available)
+                .map(|(total, available)| Memory {
+                    total: ubigint(total),
+                    available: ubigint(available),
+                }),
             duty: duty(row.draining),
             first_seen: row.first_seen,
             last_seen: row.last_seen,
@@ -293,6 +383,15 @@ pub(super) async fn agent_rows(
         })
     });
     rows.collect()
+}
+
+fn condition(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "ready",
+        Health::Unhealthy => "engine_silent",
+        Health::Full => "disk_full",
+        Health::Leaving => "leaving",
+    }
 }
 
 fn duty(draining: bool) -> Duty {

@@ -145,7 +145,7 @@ impl Store {
             .iter()
             .map(|binding| binding.digest.clone())
             .collect();
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         // The build and the agent are held still, so that the next statement counts what all offers before it have taken.
         sqlx::query!(
             "SELECT b.id FROM builds AS b, agents AS a
@@ -232,7 +232,7 @@ impl Store {
             agent.0,
             WAKE_CHANNEL,
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *self.connection().await?)
         .await?
         .ok_or(STALE)?;
         Ok(())
@@ -263,9 +263,26 @@ impl Store {
             &tokens,
             millis(terms.lease + terms.grace),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await?;
         Ok(renewed.into_iter().map(AttemptId).collect())
+    }
+
+    /// Gives every attempt that lives a whole lease from now: a coordinator that starts has heard nobody yet.
+    pub async fn attempt_adopt(&self, terms: &LeaseTerms) -> Result<u64, StoreError> {
+        let adopted = sqlx::query!(
+            "WITH live AS (
+                 SELECT id FROM attempts WHERE state IN ('offered', 'running')
+                 ORDER BY id FOR NO KEY UPDATE
+             )
+             UPDATE attempts AS a
+             SET lease_until = GREATEST(a.lease_until, now() + $1::bigint * interval '1 millisecond')
+             FROM live WHERE a.id = live.id",
+            millis(terms.lease + terms.grace),
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(adopted.rows_affected())
     }
 
     /// Attempts whose leases have ended, oldest first.
@@ -276,7 +293,7 @@ impl Store {
              ORDER BY lease_until, id LIMIT $1",
             i64::from(limit),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await?;
         Ok(rows
             .into_iter()
@@ -295,7 +312,7 @@ impl Store {
              ORDER BY token",
             agent.map(|agent| agent.0),
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *self.connection().await?)
         .await?;
         Ok(rows
             .into_iter()

@@ -1,5 +1,7 @@
 //! Builds: how they come, how they stand, how they end.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use croft_planner::Platform;
 use croft_scheduler::{BuildId, BuildState, ConnectionId, Project};
@@ -8,7 +10,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::attempts::LiveAttempt;
-use super::convert::read;
+use super::convert::{millis, read};
 use super::error::changed;
 use super::wake::wake;
 use super::{Store, StoreError, Wake};
@@ -32,8 +34,8 @@ pub struct NewBuild {
     pub connection: ConnectionId,
     /// "dockerfile.v0"; empty for a definition.
     pub frontend: String,
-    /// When it is to be ended if it hasn't by itself.
-    pub deadline: Option<DateTime<Utc>>,
+    /// How long it may take from now before it is to be ended.
+    pub deadline: Option<Duration>,
 }
 
 /// A build as it stands.
@@ -120,10 +122,10 @@ pub enum BuildEnd<'a> {
 impl Store {
     /// Adds a build, in planning.
     pub async fn build_insert(&self, build: &NewBuild) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         sqlx::query!(
             "INSERT INTO builds (id, client_ref, project, priority, platforms, session, connection, frontend, deadline)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + $9::bigint * interval '1 millisecond')",
             build.id.0,
             build.client_ref,
             build.project.0,
@@ -132,7 +134,7 @@ impl Store {
             build.session,
             build.connection.0,
             build.frontend,
-            build.deadline,
+            build.deadline.map(millis),
         )
         .execute(&mut *tx)
         .await?;
@@ -140,9 +142,19 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
+    /// The builds that have taken longer than they may. One that publishes by now is let alone: it is nearly done, and tags move.
+    pub async fn build_overdue(&self) -> Result<Vec<BuildId>, StoreError> {
+        let ids = sqlx::query_scalar!(
+            "SELECT id FROM builds WHERE state IN ('planning', 'running') AND deadline < now() ORDER BY deadline, id"
+        )
+        .fetch_all(&mut *self.connection().await?)
+        .await?;
+        Ok(ids.into_iter().map(BuildId).collect())
+    }
+
     /// All stages are done: now to publishing.
     pub async fn build_publish(&self, build: BuildId) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE builds SET state = 'publishing'
              WHERE id = $1 AND state = 'running'
@@ -170,7 +182,7 @@ impl Store {
             BuildEnd::Failed { error } => (BuildState::Failed, Some(error), None, None),
             BuildEnd::Cancelled { reason } => (BuildState::Cancelled, Some(reason), None, None),
         };
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE builds SET state = $2, error = $3, response = $4, digest = $5, finished_at = now()
              WHERE id = $1
@@ -215,14 +227,14 @@ impl Store {
 
     /// One build, if there is one of that id.
     pub async fn build_get(&self, build: BuildId) -> Result<Option<BuildRow>, StoreError> {
-        build_row(&mut *self.pool.acquire().await?, build).await
+        build_row(&mut *self.connection().await?, build).await
     }
 
     /// Builds, newest first.
     pub async fn build_list(&self, filter: &BuildFilter) -> Result<Vec<BuildRow>, StoreError> {
         let states: Vec<String> = filter.states.iter().map(ToString::to_string).collect();
         build_rows(
-            &mut *self.pool.acquire().await?,
+            &mut *self.connection().await?,
             None,
             &states,
             filter.limit.into(),
@@ -237,7 +249,7 @@ impl Store {
             .filter(|state| !state.is_final())
             .map(ToString::to_string);
         let live: Vec<String> = live.collect();
-        let mut rows = build_rows(&mut *self.pool.acquire().await?, None, &live, i64::MAX).await?;
+        let mut rows = build_rows(&mut *self.connection().await?, None, &live, i64::MAX).await?;
         rows.reverse();
         Ok(rows)
     }
@@ -248,7 +260,9 @@ impl Store {
             let latest = sqlx::query_scalar!(
                 "SELECT id FROM builds ORDER BY created_at DESC, id DESC LIMIT 1"
             );
-            let id = latest.fetch_optional(&self.pool).await?;
+            let id = latest
+                .fetch_optional(&mut *self.connection().await?)
+                .await?;
             return Ok(id.map_or(Found::Nothing, |id| Found::One(BuildId(id))));
         }
         if let Some((least, greatest)) = id_range(name) {
@@ -257,7 +271,7 @@ impl Store {
                 least,
                 greatest
             )
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.connection().await?)
             .await?;
             match ids[..] {
                 [] => {}
@@ -269,7 +283,7 @@ impl Store {
             "SELECT id FROM builds WHERE client_ref = $1 ORDER BY created_at DESC, id DESC LIMIT 1",
             name,
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *self.connection().await?)
         .await?;
         Ok(id.map_or(Found::Nothing, |id| Found::One(BuildId(id))))
     }
@@ -277,8 +291,9 @@ impl Store {
     /// The bytes from which the build's plan can be made again; `None` while it is planned.
     pub async fn build_plan_source(&self, build: BuildId) -> Result<Option<Vec<u8>>, StoreError> {
         let plan = sqlx::query_scalar!("SELECT plan FROM builds WHERE id = $1", build.0)
-            .fetch_optional(&self.pool);
-        Ok(plan.await?.flatten())
+            .fetch_optional(&mut *self.connection().await?)
+            .await?;
+        Ok(plan.flatten())
     }
 }
 

@@ -33,7 +33,7 @@ impl Store {
             kind,
             data,
         )
-        .execute(&self.pool)
+        .execute(&mut *self.connection().await?)
         .await?;
         Ok(())
     }
@@ -52,6 +52,6 @@ impl Store {
             after,
             i64::from(limit),
         );
-        Ok(rows.fetch_all(&self.pool).await?)
+        Ok(rows.fetch_all(&mut *self.connection().await?).await?)
     }
 }

@@ -2,11 +2,11 @@
 //! came from it. Otherwise two results of one producer could meet in one image.
 
 use croft_planner::{EdgeId, StageId};
-use croft_scheduler::{AgentId, BuildId};
+use croft_scheduler::{AgentId, BuildId, LeaseTerms};
 use sqlx::PgConnection;
 
 use super::attempts::LiveAttempt;
-use super::convert::{int, uint};
+use super::convert::{int, millis, uint};
 use super::error::changed;
 use super::stages::settle;
 use super::{Store, StoreError};
@@ -22,14 +22,48 @@ pub struct Invalidated {
     pub ready: Vec<StageId>,
 }
 
+/// What an agent holds of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Which build.
+    pub build: BuildId,
+    /// Which agent.
+    pub agent: AgentId,
+    /// That agent's name.
+    pub name: String,
+}
+
 impl Store {
+    /// What agents hold of running builds of which nothing was heard since a lease would have ended that was renewed then.
+    pub async fn output_held_in_silence(
+        &self,
+        terms: &LeaseTerms,
+    ) -> Result<Vec<Holding>, StoreError> {
+        let rows = sqlx::query!(
+            "SELECT DISTINCT o.build, a.id, a.name FROM builds AS b
+             JOIN outputs AS o ON o.build = b.id
+             JOIN agents AS a ON a.id = o.agent
+             WHERE b.state = 'running' AND a.last_seen < now() - $1::bigint * interval '1 millisecond'
+             ORDER BY o.build, a.name",
+            millis(terms.lease + terms.grace),
+        )
+        .fetch_all(&mut *self.connection().await?)
+        .await?;
+        let rows = rows.into_iter().map(|row| Holding {
+            build: BuildId(row.build),
+            agent: AgentId(row.id),
+            name: row.name,
+        });
+        Ok(rows.collect())
+    }
+
     /// An agent's keeper for a build is gone, and with it the results that only it held. Nothing is undone that nobody needs any more.
     pub async fn output_lose_held(
         &self,
         build: BuildId,
         agent: AgentId,
     ) -> Result<Invalidated, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         if !lock_running(&mut tx, build).await? {
             return Ok(Invalidated::default());
         }
@@ -57,7 +91,7 @@ impl Store {
         edge: EdgeId,
         digest: &str,
     ) -> Result<Invalidated, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         if !lock_running(&mut tx, build).await? {
             return Ok(Invalidated::default());
         }

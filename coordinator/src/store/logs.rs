@@ -24,7 +24,7 @@ impl Store {
             build.0,
             data
         )
-        .execute(&self.pool)
+        .execute(&mut *self.connection().await?)
         .await?;
         Ok(())
     }
@@ -43,6 +43,6 @@ impl Store {
             after,
             i64::from(limit),
         );
-        Ok(rows.fetch_all(&self.pool).await?)
+        Ok(rows.fetch_all(&mut *self.connection().await?).await?)
     }
 }

@@ -10,6 +10,7 @@
 //! | `agent_cache` | hints for placement: losing them costs time, never correctness |
 //! | `logs`, `events` | what builds said and what happened to them, for people who come later |
 //! | `publications` | the tags that are to move, written before the first moves |
+//! | `coordinator_lease` | which coordinator decides; see `lease` |
 //!
 //! Rules:
 //! - Each transition is a statement that names the state it expects, and for attempts the token. Zero rows changed is
@@ -31,21 +32,24 @@ mod convert;
 mod error;
 mod events;
 mod invalidate;
+mod lease;
 mod logs;
 mod outputs;
+mod patience;
 mod publications;
 mod reports;
 mod stages;
 mod views;
 mod wake;
 
-pub use agents::{AgentLink, AgentRow, Disk, Epoch, Heartbeat, Hello};
+pub use agents::{AgentLink, AgentRow, Disk, Epoch, Heartbeat, Hello, Memory, SilentAgent};
 pub use attempts::{AttemptRow, Binding, Held, LiveAttempt, NewAttempt, Offered};
 pub use builds::{BuildEnd, BuildFilter, BuildRow, Found, NewBuild};
-pub use connect::{ConnectError, DatabaseConfig};
+pub use connect::{ConnectError, Database, DatabaseConfig};
 pub use error::StoreError;
 pub use events::EventRow;
-pub use invalidate::Invalidated;
+pub use invalidate::{Holding, Invalidated};
+pub use lease::{Addresses, Candidate, Contact, Holder, LeaseError, Tenure};
 pub use logs::LogChunk;
 pub use outputs::{Exported, OutputDone, OutputRow, OutputState};
 pub use publications::{NewPublication, PublicationRow, PublicationState};
@@ -54,10 +58,38 @@ pub use stages::{Hold, PlanRows, StageRow, Wants};
 pub use views::{BuildView, Place, Snapshot};
 pub use wake::{WAKE_CHANNEL, Wake, Wakes};
 
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
 use sqlx::PgPool;
 
 /// The way to the database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    /// How long calls wait for a database that is away.
+    patience: Duration,
+    /// Since when it is known to be away.
+    away: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Which holding of the coordinator's lease it is: grows each time that it is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term(pub i64);
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Store {
+    fn new(pool: PgPool, patience: Duration) -> Store {
+        Store {
+            pool,
+            patience,
+            away: Arc::default(),
+        }
+    }
 }

@@ -106,7 +106,7 @@ impl Store {
         holder: AgentId,
         exported: &Exported,
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE outputs SET state = 'exported', digest = $4, bytes = $5, response = $6
              WHERE build = $1 AND kind = 'edge' AND number = $2 AND agent = $3 AND state = 'held'",
@@ -127,7 +127,7 @@ impl Store {
 
     /// The outputs of a build, edges before targets.
     pub async fn output_list(&self, build: BuildId) -> Result<Vec<OutputRow>, StoreError> {
-        output_rows(&mut *self.pool.acquire().await?, build).await
+        output_rows(&mut *self.connection().await?, build).await
     }
 }
 

@@ -79,7 +79,7 @@ impl Store {
         build: BuildId,
         publications: &[NewPublication],
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let publishing = sqlx::query_scalar!(
             "SELECT id FROM builds WHERE id = $1 AND state = 'publishing' FOR NO KEY UPDATE",
             build.0
@@ -141,7 +141,7 @@ impl Store {
         state: PublicationState,
         error: Option<&str>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE publications SET state = $4, error = $5
              WHERE build = $1 AND repository = $2 AND tag = $3 AND state = 'intended'",
@@ -164,7 +164,7 @@ impl Store {
         &self,
         build: BuildId,
     ) -> Result<Vec<PublicationRow>, StoreError> {
-        publication_rows(&mut *self.pool.acquire().await?, build).await
+        publication_rows(&mut *self.connection().await?, build).await
     }
 }
 

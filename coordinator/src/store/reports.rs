@@ -78,7 +78,7 @@ impl Store {
         held: Held,
         outputs: &[OutputDone],
     ) -> Result<Vec<StageId>, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let attempt = lock(&mut tx, agent, held).await?;
         outputs_done(&mut tx, &attempt, outputs).await?;
         let settled = settle(&mut tx, attempt.key.build).await?;
@@ -93,7 +93,7 @@ impl Store {
         held: Held,
         done: &AttemptDone,
     ) -> Result<AttemptEnd, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let attempt = lock(&mut tx, agent, held).await?;
         if !done.outputs.is_empty() {
             outputs_done(&mut tx, &attempt, &done.outputs).await?;
@@ -140,7 +140,7 @@ impl Store {
         failure: &AttemptFailure,
         budget: &FarmBudget,
     ) -> Result<AttemptEnd, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let attempt = lock(&mut tx, agent, held).await?;
         sqlx::query!(
             "UPDATE attempts SET state = 'failed', finished_at = now(), failure = $2, error = $3
@@ -164,7 +164,7 @@ impl Store {
         held: Held,
         error: &str,
     ) -> Result<Invalidated, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let attempt = lock(&mut tx, agent, held).await?;
         let StageKey { build, stage } = attempt.key;
         let rows = sqlx::query!(
@@ -197,7 +197,7 @@ impl Store {
         lost: &LiveAttempt,
         budget: &FarmBudget,
     ) -> Result<AttemptEnd, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let attempt = lock(&mut tx, lost.agent, lost.held).await?;
         let rows = sqlx::query!(
             "UPDATE attempts SET state = 'lost', finished_at = now(), error = 'its lease ended without a word from the agent'

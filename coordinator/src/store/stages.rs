@@ -79,7 +79,7 @@ impl Store {
         build: BuildId,
         plan: &PlanRows<'_>,
     ) -> Result<Vec<StageId>, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE builds
              SET state = 'running', started_at = now(), build_platform = $2, plan = $3,
@@ -129,14 +129,14 @@ impl Store {
             &whys,
             &for_agents,
         )
-        .execute(&self.pool)
+        .execute(&mut *self.connection().await?)
         .await?;
         Ok(())
     }
 
     /// Nobody came to run it in time. Ending its build is the caller's next step.
     pub async fn stage_fail(&self, key: StageKey) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE stages SET state = 'failed', since = now()
              WHERE build = $1 AND number = $2 AND state = 'ready'",
@@ -153,7 +153,7 @@ impl Store {
 
     /// The stages of a build, in the plan's order.
     pub async fn stage_list(&self, build: BuildId) -> Result<Vec<StageRow>, StoreError> {
-        stage_rows(&mut *self.pool.acquire().await?, build).await
+        stage_rows(&mut *self.connection().await?, build).await
     }
 }
 

@@ -5,9 +5,11 @@ mod support;
 
 mod connecting;
 mod invalidation;
+mod lease;
 mod leases;
 mod life;
 mod races;
+mod silence;
 mod statements;
 mod transitions;
 mod views;
