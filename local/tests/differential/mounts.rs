@@ -2,7 +2,7 @@
 
 use crate::{
     commands::listing,
-    generate::{Generator, Stage, User},
+    generate::{Frontend, Generator, Stage, User},
     known::Kind,
 };
 
@@ -120,7 +120,7 @@ impl Generator {
         let (flags, path) = match self.dice.between(0, 3) {
             0 => (",target=/else/where", "/else/where"),
             1 => (",mode=0444,uid=5,gid=6", "/run/secrets/word"),
-            2 => (",env=WORD", ""),
+            2 if self.frontend == Frontend::Own => (",env=WORD", ""),
             _ => (",required=true", "/run/secrets/word"),
         };
         let command = if path.is_empty() {
