@@ -65,9 +65,9 @@ fn random_dockerfiles_give_the_same_image_as_on_one_engine() {
         outcomes.different, [0; 0],
         "CROFT_SEED=<n> builds one of them again"
     );
-    // Else the Dockerfiles would prove nothing.
+    // Else the Dockerfiles would prove nothing. Of a few, chance may have broken most.
     assert!(
-        shows || outcomes.published * 10 >= cases * 6,
+        cases < CASES || outcomes.published * 10 >= cases * 6,
         "{outcomes:?}"
     );
 }
