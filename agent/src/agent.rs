@@ -25,16 +25,19 @@ use tracing::Instrument;
 
 use crate::{
     clock::Clock,
+    condition::{self, Condition, Stay},
     convert, disk,
     failure::{Failure, StageRegistry},
-    health::{self, Health},
+    health::{self, Health, Pulse},
     ids::{AttemptId, BuildId, RequestId, Token},
     keeper::{Keepers, LAST_WORDS, Shared},
     ledger::{Ledger, Outcome, Refusal, Report, Stop},
+    memory,
     platform::Abilities,
     progress::ProgressQueue,
     questions::Answers,
     sessions::Sessions,
+    space::{self, Space, Watermarks},
     stage, telemetry,
     trial::proven_here,
     tunnel::Tunnel,
@@ -43,6 +46,10 @@ use crate::{
 
 /// How long the agent's end may take: it closes builds on the engine.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often an agent that is to end looks whether it may.
+const DRAIN_CHECK: Duration = Duration::from_millis(100);
+/// Why an agent that ends doesn't hold any more what it did.
+const STOPPED: &str = "the agent was stopped";
 /// How often leases are looked at when none is known to end earlier.
 const LEASE_CHECK: Duration = Duration::from_secs(1);
 
@@ -63,6 +70,10 @@ pub struct Options {
     pub engine_root: Option<PathBuf>,
     /// Its own folder.
     pub state_dir: PathBuf,
+    /// How long the engine may leave questions unanswered before what runs on it is given up.
+    pub engine_patience: Duration,
+    /// How much of the engine's disk is to be left.
+    pub watermarks: Watermarks,
 }
 
 /// Whether an agent takes work for platforms that its engine only emulates.
@@ -78,7 +89,7 @@ pub enum Emulation {
 pub struct Agent {
     options: Options,
     engine: Engine,
-    root: PathBuf,
+    space: Arc<Space>,
     /// The 32-bit platforms that the machine is known to run.
     proven: Vec<pb::Platform>,
     health: watch::Receiver<Health>,
@@ -88,17 +99,15 @@ pub struct Agent {
     tunnel: Arc<Tunnel>,
     keepers: Arc<Keepers>,
     stages: Mutex<StageRegistry>,
+    condition: watch::Receiver<Condition>,
+    stay: watch::Sender<Stay>,
     ending: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Agent {
-    /// Connects to the engine and finds out what it can do; the coordinator at `coordinator` isn't asked yet.
-    pub async fn new(
-        options: Options,
-        address: &Address,
-        coordinator: &Endpoint,
-    ) -> Result<Arc<Self>, EngineError> {
+    /// Connects to the engine and finds out what it can do; no coordinator is asked yet.
+    pub async fn new(options: Options, address: &Address) -> Result<Arc<Self>, EngineError> {
         let engine = Engine::connect(address).await?;
         let info = engine.info().await?;
         info.require_image_exporter()?;
@@ -106,7 +115,7 @@ impl Agent {
             Some(root) => root.clone(),
             None => disk::engine_root(address, &options.state_dir).await,
         };
-        let tunnel = Arc::new(Tunnel::new(coordinator));
+        let tunnel = Arc::new(Tunnel::default());
         let (ledger, progress) = (
             Arc::new(Ledger::new(options.slots)),
             Arc::new(ProgressQueue::default()),
@@ -119,7 +128,10 @@ impl Agent {
                 tried.unwrap_or_default()
             }
         };
-        let health = health::watch(engine.clone(), info);
+        let health = health::watch(engine.clone(), info, options.engine_patience);
+        let space = Arc::new(Space::new(root, options.watermarks));
+        let stay = watch::Sender::new(Stay::Stays);
+        let condition = condition::watch(health.clone(), space.room(), stay.subscribe());
         let keepers = Keepers::new(Shared {
             engine: engine.clone(),
             health: health.clone(),
@@ -130,7 +142,7 @@ impl Agent {
         });
         let agent = Arc::new(Self {
             options,
-            root,
+            space,
             proven,
             health,
             engine,
@@ -140,20 +152,41 @@ impl Agent {
             tunnel,
             keepers,
             stages: Mutex::default(),
+            condition,
+            stay,
             ending: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        tokio::spawn(watch_leases(agent.ledger.clone(), agent.ending.clone()));
+        let ending = &agent.ending;
+        let guard = space::guard(
+            agent.space.clone(),
+            agent.engine.clone(),
+            agent.health.clone(),
+        );
+        tokio::spawn(ending.clone().run_until_cancelled_owned(guard));
+        let hangs = lose_what_hangs(agent.keepers.clone(), agent.health.clone());
+        tokio::spawn(ending.clone().run_until_cancelled_owned(hangs));
+        tokio::spawn(watch_leases(agent.ledger.clone(), ending.clone()));
         Ok(agent)
+    }
+
+    /// Takes no work any more, and waits until what it runs is done and nobody wants what it holds.
+    pub async fn drain(&self) {
+        self.stay.send_replace(Stay::Leaves);
+        while self.ledger.runs() || self.keepers.hold_results() {
+            tokio::time::sleep(DRAIN_CHECK).await;
+        }
     }
 
     /// Ends everything that it runs and holds; what there is to say about it is left for the link.
     pub async fn end(&self) {
+        self.stay.send_replace(Stay::Leaves);
         self.ending.cancel();
         self.ledger.end();
         self.tasks.close();
         let ended = async {
             self.tasks.wait().await;
+            self.keepers.say_all_end(STOPPED);
             self.keepers.close_all().await;
         };
         if tokio::time::timeout(END_TIMEOUT, ended).await.is_err() {
@@ -203,6 +236,8 @@ impl Agent {
             running: convert::held(self.ledger.held()),
             keepers: keepers.into_iter().map(String::from).collect(),
             disk: self.disk(),
+            memory: memory(),
+            condition: convert::condition(*self.condition.borrow()).into(),
         }
     }
 
@@ -210,22 +245,29 @@ impl Agent {
     pub(crate) fn heartbeat(&self) -> (v1::Heartbeat, Vec<AttemptId>) {
         let held = self.ledger.held();
         let named = held.iter().map(|(attempt, _)| attempt.clone()).collect();
-        let engine_healthy = self.health.borrow().healthy;
+        let engine_healthy = self.health.borrow().is_good();
         (
             v1::Heartbeat {
                 running: convert::held(held),
                 engine_healthy,
                 disk: self.disk(),
+                memory: memory(),
+                condition: convert::condition(*self.condition.borrow()).into(),
             },
             named,
         )
     }
 
     fn disk(&self) -> Option<v1::Disk> {
-        disk::measure(&self.root).map(|disk| v1::Disk {
+        self.space.disk().map(|disk| v1::Disk {
             total_bytes: disk.total,
             free_bytes: disk.free,
         })
+    }
+
+    /// Whether it can take work, and when that changes.
+    pub(crate) fn condition(&self) -> watch::Receiver<Condition> {
+        self.condition.clone()
     }
 
     /// Resolves when the engine is no longer what the last `hello` told.
@@ -243,6 +285,11 @@ impl Agent {
     }
 
     // ---- what the link hears
+
+    /// The coordinator at `endpoint` has taken us.
+    pub(crate) fn led_by(&self, endpoint: &Endpoint) {
+        self.tunnel.lead_to(endpoint);
+    }
 
     pub(crate) fn welcome(&self, welcome: &v1::Welcome) {
         self.tunnel.introduce(&welcome.agent);
@@ -268,15 +315,9 @@ impl Agent {
             Ok(offer) => offer,
             Err(error) => return self.refuse(attempt, token, error.to_string()),
         };
-        if self.ending.is_cancelled() {
-            return self.refuse(attempt, token, "the agent is being stopped".to_owned());
-        }
-        if !self.health.borrow().healthy {
-            return self.refuse(
-                attempt,
-                token,
-                "the agent's engine does not answer".to_owned(),
-            );
+        let why_not = self.condition.borrow().why_not();
+        if let Some(why) = why_not {
+            return self.refuse(attempt, token, why.to_owned());
         }
         match self.ledger.accept(&offer, Instant::now()) {
             Ok(stop) => {
@@ -307,6 +348,7 @@ impl Agent {
     }
 
     async fn attempt(&self, offer: Offer, stop: Stop) {
+        let begun = Instant::now();
         let trace = telemetry::engine_trace(offer.context.traceparent.as_deref());
         let stages = self.stages();
         let ready = |output: &_, response| {
@@ -318,7 +360,7 @@ impl Agent {
             tokio::select! {
                 biased;
                 done = stage::run(&keeper, &offer, &stages, trace.as_ref(), ready) => done,
-                () = keeper.closed() => Err(Failure::farm("the engine lost the build")),
+                () = keeper.closed() => Err(keeper.end()),
             }
         };
         let done = tokio::select! {
@@ -330,7 +372,12 @@ impl Agent {
         };
         let outcome = match done {
             Ok(tally) => Outcome::Done(tally),
-            Err(failure) => Outcome::Failed(failure),
+            Err(mut failure) => {
+                if self.space.was_low_since(begun) {
+                    failure.blame_disk();
+                }
+                Outcome::Failed(failure)
+            }
         };
         // Reports overtake progress, but the last lines of what failed are to be heard before its failure.
         let _ = tokio::time::timeout(LAST_WORDS, self.progress.taken(&offer.context.build)).await;
@@ -380,6 +427,27 @@ fn outcome_word(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done(tally) => format!("done, {} run and {} cached", tally.run, tally.cached),
         Outcome::Failed(failure) => format!("{:?}: {failure}", failure.blame),
+    }
+}
+
+fn memory() -> Option<v1::Memory> {
+    memory::measure().map(|memory| v1::Memory {
+        total_bytes: memory.total,
+        available_bytes: memory.available,
+    })
+}
+
+/// Gives up what an engine holds that hangs: elsewhere it can be made again, and here it may never be heard of.
+async fn lose_what_hangs(keepers: Arc<Keepers>, mut health: watch::Receiver<Health>) {
+    loop {
+        let hangs = |health: &Health| health.pulse == Pulse::Hangs;
+        if health.wait_for(hangs).await.is_err() {
+            return;
+        }
+        keepers.lose_all("the engine does not answer").await;
+        if health.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! How the agent is told what to do: flags and `CROFT_*` variables, one struct for each concern. Checks what can be checked without asking anybody.
 
-use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, ValueEnum};
 use croft_buildkit::{api::pb::Platform, engine::Address};
+
+use crate::space::Watermark;
 
 /// Where a `buildkitd` listens by default.
 const BUILDKITD_SOCKET: &str = "/run/buildkit/buildkitd.sock";
@@ -28,12 +30,19 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
 }
 
-/// Where the coordinator is and how to trust it.
+/// Where the coordinators are and how to trust them.
 #[derive(Debug, Clone, Args)]
 pub struct CoordinatorConfig {
-    /// The coordinator's agent port, as http://host:port or https://host:port
-    #[arg(long = "coordinator", env = "CROFT_COORDINATOR", value_name = "URL")]
-    pub url: http::Uri,
+    /// The coordinator's agent port, as http://host:port or https://host:port; of several, which may be given with commas, the active one
+    /// is found
+    #[arg(
+        long = "coordinator",
+        env = "CROFT_COORDINATOR",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub urls: Vec<http::Uri>,
     /// The authority that signed the coordinator's certificate (PEM)
     #[arg(long, env = "CROFT_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
@@ -68,6 +77,25 @@ pub struct EngineConfig {
     /// Where the engine keeps its data, to watch the disk [default: what the engine says, else --state-dir]
     #[arg(long = "engine-root", env = "CROFT_ENGINE_ROOT", value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// How long the engine may leave us without an answer before what runs on it is given up, to be run elsewhere
+    #[arg(long, env = "CROFT_ENGINE_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub engine_timeout: Duration,
+    /// With less free on the engine's disk no work is taken and its cache is pruned; of a part and a number the smaller counts
+    #[arg(
+        long,
+        env = "CROFT_DISK_LOW",
+        value_name = "SPACE",
+        default_value = "5%,5GB"
+    )]
+    pub disk_low: Watermark,
+    /// How much is to be free on the engine's disk once its cache was pruned
+    #[arg(
+        long,
+        env = "CROFT_DISK_HIGH",
+        value_name = "SPACE",
+        default_value = "10%,10GB"
+    )]
+    pub disk_high: Watermark,
     /// How many attempts run at once [default: the number of processors]
     #[arg(long, env = "CROFT_SLOTS", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub slots: Option<u32>,
@@ -88,6 +116,9 @@ pub struct EngineConfig {
 /// Who this agent is.
 #[derive(Debug, Clone, Args)]
 pub struct IdentityConfig {
+    /// How long an agent that is told to end goes on with what it runs and holds; told again it ends at once
+    #[arg(long, env = "CROFT_STOP_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub stop_timeout: Duration,
     /// This agent's name, unique in the farm [default: the host's name]
     #[arg(long, env = "CROFT_AGENT_NAME")]
     pub name: Option<String>,
@@ -136,6 +167,28 @@ fn platform(text: &str) -> Result<Platform, String> {
     croft_buildkit::platform::parse(text).ok_or_else(|| {
         "a platform is os/arch or os/arch/variant, as in linux/amd64 or linux/arm/v7".to_owned()
     })
+}
+
+/// Reads `90s`, `10m`, `1h`, `500ms`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let factor = match unit {
+        "ms" => Some(1),
+        "" | "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is no time: write it like 90s, 10m or 1h"))
 }
 
 /// One label.
@@ -195,25 +248,29 @@ pub enum ConfigError {
 }
 
 impl CoordinatorConfig {
-    /// The coordinator as something to connect to; reads the TLS files.
-    pub fn endpoint(&self) -> Result<tonic::transport::Endpoint, ConfigError> {
+    /// The coordinators as something to connect to; reads the TLS files.
+    pub fn endpoints(&self) -> Result<Vec<tonic::transport::Endpoint>, ConfigError> {
+        self.urls.iter().map(|url| self.endpoint(url)).collect()
+    }
+
+    fn endpoint(&self, url: &http::Uri) -> Result<tonic::transport::Endpoint, ConfigError> {
         use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
-        let endpoint = Endpoint::from(self.url.clone());
-        let encrypted = match self.url.scheme_str() {
+        let endpoint = Endpoint::from(url.clone());
+        let encrypted = match url.scheme_str() {
             Some("http") => false,
             Some("https") => true,
-            _ => return Err(ConfigError::Scheme(self.url.clone())),
+            _ => return Err(ConfigError::Scheme(url.clone())),
         };
         if !encrypted {
             let unused = self.tls_ca.is_some() || self.tls_cert.is_some();
             return if unused {
-                Err(ConfigError::NoTls(self.url.clone()))
+                Err(ConfigError::NoTls(url.clone()))
             } else {
                 Ok(endpoint)
             };
         }
         let Some(ca) = &self.tls_ca else {
-            return Err(ConfigError::NoAuthority(self.url.clone()));
+            return Err(ConfigError::NoAuthority(url.clone()));
         };
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
         if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
@@ -288,7 +345,7 @@ mod tests {
     fn an_https_coordinator_needs_an_authority_to_trust() {
         let config = parse(&["--coordinator", "https://farm:8373"]);
         assert!(matches!(
-            config.coordinator.endpoint(),
+            config.coordinator.endpoints(),
             Err(ConfigError::NoAuthority(_))
         ));
     }
@@ -297,8 +354,33 @@ mod tests {
     fn certificates_are_not_silently_unused() {
         let config = parse(&["--coordinator", "http://farm:8373", "--tls-ca", "/ca.pem"]);
         assert!(matches!(
-            config.coordinator.endpoint(),
+            config.coordinator.endpoints(),
             Err(ConfigError::NoTls(_))
+        ));
+    }
+
+    #[test]
+    fn several_coordinators_may_be_given_in_either_way() {
+        let several = ["http://a:1", "http://b:2", "http://c:3"];
+        for flags in [
+            &["--coordinator", "http://a:1,http://b:2,http://c:3"][..],
+            &[
+                "--coordinator",
+                several[0],
+                "--coordinator",
+                several[1],
+                "--coordinator",
+                several[2],
+            ],
+        ] {
+            let endpoints = parse(flags).coordinator.endpoints().expect("good");
+            let urls: Vec<_> = endpoints.iter().map(|one| one.uri().to_string()).collect();
+            assert_eq!(urls, several.map(|url| format!("{url}/")));
+        }
+        let mixed = ["--coordinator", "http://a:1,b:2"];
+        assert!(matches!(
+            parse(&mixed).coordinator.endpoints(),
+            Err(ConfigError::Scheme(_))
         ));
     }
 
@@ -306,7 +388,7 @@ mod tests {
     fn a_coordinator_without_a_scheme_is_told_how_to_write_it() {
         let config = parse(&["--coordinator", "farm:8373"]);
         assert!(matches!(
-            config.coordinator.endpoint(),
+            config.coordinator.endpoints(),
             Err(ConfigError::Scheme(_))
         ));
     }
@@ -321,7 +403,7 @@ mod tests {
         ]);
         let error = config
             .coordinator
-            .endpoint()
+            .endpoints()
             .expect_err("no such file")
             .to_string();
         assert!(error.contains("/nowhere/ca.pem"), "{error}");
@@ -350,6 +432,23 @@ mod tests {
             "=x",
         ]);
         assert!(bad.is_err());
+    }
+
+    #[test]
+    fn times_and_free_space_are_read_as_people_write_them() {
+        let config = parse(&[
+            "--coordinator",
+            "http://f:1",
+            "--engine-timeout",
+            "1500ms",
+            "--stop-timeout",
+            "2m",
+        ]);
+        assert_eq!(config.engine.engine_timeout, Duration::from_millis(1500));
+        assert_eq!(config.identity.stop_timeout, Duration::from_secs(120));
+        for bad in ["", "s", "1d", "-1s", "99999999999999999999s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

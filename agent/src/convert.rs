@@ -11,6 +11,7 @@ use croft_proto::v1::{self, agent_message::Message as FromAgent};
 use prost::Message;
 
 use crate::{
+    condition::Condition,
     failure::{Blame, Failure},
     ids::{AttemptId, RequestId, Token},
     ledger::{Outcome, Report},
@@ -184,6 +185,7 @@ pub fn failure(failure: Failure) -> v1::Failure {
     let kind = match failure.blame {
         Blame::Build => v1::failure::Kind::Build,
         Blame::Farm => v1::failure::Kind::Farm,
+        Blame::StageRegistry => v1::failure::Kind::StageRegistry,
         Blame::Cancelled => v1::failure::Kind::Cancelled,
     };
     v1::Failure {
@@ -246,6 +248,16 @@ pub fn progress(source: Source, status: &StatusResponse) -> v1::AgentMessage {
 pub fn message(message: FromAgent) -> v1::AgentMessage {
     v1::AgentMessage {
         message: Some(message),
+    }
+}
+
+/// Whether the agent can take work.
+pub fn condition(condition: Condition) -> v1::Condition {
+    match condition {
+        Condition::Ready => v1::Condition::Ready,
+        Condition::Leaving => v1::Condition::Leaving,
+        Condition::EngineSilent => v1::Condition::EngineSilent,
+        Condition::DiskFull => v1::Condition::DiskFull,
     }
 }
 

@@ -16,6 +16,8 @@ pub enum Blame {
     Build,
     /// The farm's: elsewhere, or later, it may work.
     Farm,
+    /// The stage registry's: later it may work.
+    StageRegistry,
     /// Nobody's: the coordinator wanted it so.
     Cancelled,
 }
@@ -77,12 +79,20 @@ impl Failure {
         }
     }
 
+    /// The engine's disk was nearly full meanwhile: unless it was something else than a command that failed, that may be why.
+    pub fn blame_disk(&mut self) {
+        if self.blame == Blame::Build && self.message.contains(COMMAND_FAILED) {
+            self.blame = Blame::Farm;
+            self.message += " (while the engine's disk was nearly full)";
+        }
+    }
+
     /// What an engine answered to the solving or the export of `output`. `stages` are the farm's own images, whose registry is the
     /// farm's to keep going.
     pub fn of_output(status: &Status, output: &Output, stages: &StageRegistry) -> Self {
         let mut failure = Self::of_engine(status);
-        if failure.blame == Blame::Build && stages.is_to_blame(status, output) {
-            failure.blame = Blame::Farm;
+        if stages.is_to_blame(status, output) {
+            failure.blame = Blame::StageRegistry;
         }
         failure
     }
@@ -90,6 +100,9 @@ impl Failure {
 
 /// What engines say of a command that failed by itself. It may have printed anything, and its exit code is its own.
 const COMMAND_FAILED: &str = "did not complete successfully";
+
+/// What engines say when their own disk is full, whatever they wrote to it.
+const DISK_FULL: &str = "no space left on device";
 
 /// Whether an answer only says that something else was given up.
 pub fn is_mere_cancellation(status: &Status) -> bool {
@@ -123,7 +136,8 @@ impl StageRegistry {
     fn is_to_blame(&self, status: &Status, output: &Output) -> bool {
         let Some(place) = &self.0 else { return false };
         let host = place.split('/').next().unwrap_or(place);
-        if !status.message().contains(host) || status.message().contains(COMMAND_FAILED) {
+        let said = status.message();
+        if !said.contains(host) || [COMMAND_FAILED, DISK_FULL].iter().any(|s| said.contains(s)) {
             return false;
         }
         let pushes = output
@@ -199,11 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_stage_registry_is_the_farms_fault() {
+    fn a_stage_registry_that_fails_or_has_lost_an_image_is_told_apart() {
         check(
             PUSH_REFUSED,
             &output(Some("stages.farm:5000/p/x"), None),
-            Blame::Farm,
+            Blame::StageRegistry,
         );
         let pull =
             "failed to resolve source metadata for stages.farm:5000/p/x@sha256:00: not found";
@@ -213,7 +227,27 @@ mod tests {
                 Some("user.example/app"),
                 Some("stages.farm:5000/p/x@sha256:00"),
             ),
-            Blame::Farm,
+            Blame::StageRegistry,
+        );
+        let away = Status::unavailable("dial tcp: lookup stages.farm:5000: no such host");
+        let stages = StageRegistry::from("stages.farm:5000/p".to_owned());
+        let output = output(Some("stages.farm:5000/p/x"), None);
+        assert_eq!(
+            Failure::of_output(&away, &output, &stages).blame,
+            Blame::StageRegistry
+        );
+    }
+
+    #[test]
+    fn an_engine_without_room_for_a_stage_image_is_not_its_registrys_fault() {
+        let full = Status::unknown(
+            "failed to copy: stages.farm:5000/p/x@sha256:00: write /blobs: no space left on device",
+        );
+        let stages = StageRegistry::from("stages.farm:5000/p".to_owned());
+        let output = output(None, Some("stages.farm:5000/p/x@sha256:00"));
+        assert_ne!(
+            Failure::of_output(&full, &output, &stages).blame,
+            Blame::StageRegistry
         );
     }
 
@@ -240,6 +274,18 @@ mod tests {
             &output(None, Some("stages.farm:5000/p/x@sha256:00")),
             Blame::Build,
         );
+    }
+
+    #[test]
+    fn a_command_that_fails_on_a_full_disk_is_tried_again_and_a_file_that_is_missing_is_not() {
+        let after = |message: &str| {
+            let mut failure = Failure::of_engine(&Status::unknown(message));
+            failure.blame_disk();
+            failure.blame
+        };
+        let command = "process \"/bin/sh -c make\" did not complete successfully: exit code: 2";
+        assert_eq!(after(command), Blame::Farm);
+        assert_eq!(after("\"/x\": not found"), Blame::Build);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -76,6 +76,8 @@ pub struct Keeper {
     keepers: Arc<Keepers>,
     context: Arc<BuildContext>,
     closed: CancellationToken,
+    /// Why it ended by itself, if it did.
+    lost: OnceLock<String>,
     leases: Mutex<Vec<Lease>>,
     /// Held while sessions are opened, so that each is opened once.
     joining: tokio::sync::Mutex<()>,
@@ -114,6 +116,15 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         lock(&self.keeper.vertices).release(&self.vertices);
     }
+}
+
+/// How a keeper that is lost lets go of its jobs and sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parting {
+    /// One after the other, waiting for the engine.
+    InOrder,
+    /// At once: the engine answers nothing. What it hears of it when it wakes up ends its jobs.
+    AtOnce,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -181,19 +192,47 @@ impl Keepers {
         join_all(builds.iter().map(|build| self.close(build))).await;
     }
 
+    /// Whether any keeper holds results that others may want.
+    pub fn hold_results(&self) -> bool {
+        let open = lock(&self.open);
+        open.values()
+            .any(|keeper| !keeper.closed.is_cancelled() && !lock(&keeper.held).results.is_empty())
+    }
+
+    /// Gives up all of them, for this reason: nothing that they hold can be relied on any more.
+    pub async fn lose_all(&self, reason: &str) {
+        let keepers: Vec<_> = lock(&self.open).values().cloned().collect();
+        let lost = keepers
+            .iter()
+            .map(|keeper| self.lost(keeper, reason.to_owned(), Parting::AtOnce));
+        join_all(lost).await;
+    }
+
+    /// Gives back all of them before the agent ends: whoever wants what they hold hears of it now.
+    pub fn say_all_end(&self, reason: &str) {
+        for build in self.begin_anew() {
+            let closed = Report::KeeperClosed(build, reason.to_owned());
+            self.shared.ledger.say_once(closed);
+        }
+    }
+
     /// A keeper lost a job or a session: what it held can't be relied on, nor what attempts say that they made in it.
-    async fn lost(&self, keeper: &Keeper, reason: String) {
+    async fn lost(&self, keeper: &Keeper, reason: String, parting: Parting) {
         let (build, ledger) = (&keeper.context.build, &self.shared.ledger);
         {
             let _open = lock(&self.open);
             if keeper.closed.is_cancelled() {
                 return;
             }
+            let _ = keeper.lost.set(reason.clone());
             keeper.closed.cancel();
             ledger.fail_build(build, &reason);
         }
         tracing::warn!(%build, %reason, "a keeper ended by itself");
-        keeper.shut().await;
+        match parting {
+            Parting::InOrder => keeper.shut().await,
+            Parting::AtOnce => keeper.drop_all(),
+        }
         let open = lock(&self.open);
         // Unless a hello has told it meanwhile.
         if open
@@ -216,6 +255,7 @@ impl Keeper {
             keepers: keepers.clone(),
             context: context.clone(),
             closed: CancellationToken::new(),
+            lost: OnceLock::new(),
             leases: Mutex::default(),
             joining: tokio::sync::Mutex::default(),
             held: Mutex::default(),
@@ -244,7 +284,7 @@ impl Keeper {
             let (keeper, session) = (self.clone(), lease.session());
             let mut held = lock(&self.leases);
             if self.closed.is_cancelled() {
-                return Err(build_over());
+                return Err(self.end());
             }
             held.push(lease);
             tokio::spawn(async move {
@@ -285,8 +325,16 @@ impl Keeper {
         self.closed.cancelled().await;
     }
 
+    /// What fails whatever still wanted something of it when it was closed.
+    pub fn end(&self) -> Failure {
+        match self.lost.get() {
+            Some(reason) => Failure::farm(reason),
+            None => build_over(),
+        }
+    }
+
     async fn lost(&self, reason: String) {
-        self.keepers.lost(self, reason).await;
+        self.keepers.lost(self, reason, Parting::InOrder).await;
     }
 
     /// How many calls of the build's sessions were cut off between here and the coordinator.
@@ -434,12 +482,18 @@ impl Keeper {
         lock(&self.vertices).tally(vertices, &claim.vertices)
     }
 
+    /// Lets go of its jobs and sessions, and waits for nothing.
+    fn drop_all(&self) {
+        let held = std::mem::take(&mut *lock(&self.held));
+        let leases = std::mem::take(&mut *lock(&self.leases));
+        drop((held, leases));
+    }
+
     /// Ends its jobs, then its sessions.
     async fn shut(&self) {
         let held = std::mem::take(&mut *lock(&self.held));
         join_all(held.jobs.into_iter().map(Job::close)).await;
-        let leases = std::mem::take(&mut *lock(&self.leases));
-        join_all(leases.into_iter().map(Lease::release)).await;
+        lock(&self.leases).clear();
     }
 }
 

@@ -212,6 +212,11 @@ impl Ledger {
         self.reported.notify_one();
     }
 
+    /// Whether any attempt runs.
+    pub fn runs(&self) -> bool {
+        self.lock().attempts.values().any(|entry| !entry.finished)
+    }
+
     /// All attempts that run or whose result may not have arrived.
     pub fn held(&self) -> Vec<(AttemptId, Token)> {
         self.lock()

@@ -1,12 +1,14 @@
 //! The agent: beside one engine, it runs what the coordinator offers, under leases.
 //!
 //! [`agent`] is what the link hands over to and what knows everybody; [`link`] talks to the coordinator; `ledger` holds the attempts and what
-//! is to be said about them; `keeper` and `stage` work on the engine; `tunnel` and `sessions` lend the engine the clients' sessions.
+//! is to be said about them; `keeper` and `stage` work on the engine; `tunnel` and `sessions` lend the engine the clients' sessions; `health`
+//! and `space` watch the engine and its disk.
 //!
 //! Where a stage runs and whether it is tried again is decided by the coordinator, never here.
 
 pub mod agent;
 mod clock;
+mod condition;
 pub mod config;
 mod convert;
 mod disk;
@@ -16,10 +18,12 @@ mod ids;
 mod keeper;
 mod ledger;
 pub mod link;
+mod memory;
 mod platform;
 mod progress;
 mod questions;
 mod sessions;
+pub mod space;
 mod stage;
 pub mod telemetry;
 mod trial;

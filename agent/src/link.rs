@@ -15,16 +15,17 @@ use croft_proto::{
     },
 };
 use prost::Message;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, Interval},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::{
-    Code, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, Streaming, transport::Endpoint};
 
 use crate::{
     agent::Agent,
+    condition::Condition,
     convert,
     failure::Failure,
     ids::{AttemptId, RequestId},
@@ -254,13 +255,14 @@ async fn speak(
 ) -> Spoken {
     let mut beat = tokio::time::interval(every);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut condition = agent.condition();
     loop {
         let Ok(room) = to.reserve().await else {
             return Spoken::Unheard("it closed the link".to_owned());
         };
         let message = tokio::select! {
             biased;
-            _ = beat.tick() => {
+            () = next_beat(&mut beat, &mut condition) => {
                 let (heartbeat, named) = agent.heartbeat();
                 if heartbeats.sent(named) > UNANSWERED {
                     return Spoken::Unheard("it answers no heartbeats".to_owned());
@@ -279,6 +281,14 @@ async fn speak(
     drop(to);
     tokio::time::sleep(LEAVE_TIMEOUT).await;
     Spoken::All
+}
+
+/// Resolves when it is time for a heartbeat, or there is something in it that placement must know.
+async fn next_beat(beat: &mut Interval, condition: &mut watch::Receiver<Condition>) {
+    tokio::select! {
+        _ = beat.tick() => {}
+        Ok(()) = condition.changed() => {}
+    }
 }
 
 /// The message, or a smaller one in its place if it would break the link.

@@ -8,6 +8,7 @@ use croft_agent::{
     agent::{Agent, Emulation, Options},
     config::Config,
     link,
+    space::Watermarks,
     telemetry::Telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let name = config.identity.name()?;
-    let coordinator = config.coordinator.endpoint()?;
+    let coordinators = config.coordinator.endpoints()?;
     let address = config.engine.address()?;
     let telemetry = Telemetry::start(&config.telemetry, &name)?;
     let options = Options {
@@ -48,19 +49,35 @@ async fn run(config: Config) -> anyhow::Result<()> {
         pretended: config.engine.platform.clone(),
         engine_root: config.engine.root.clone(),
         state_dir: config.identity.state_dir.clone(),
+        engine_patience: config.engine.engine_timeout,
+        watermarks: Watermarks {
+            low: config.engine.disk_low,
+            high: config.engine.disk_high,
+        },
     };
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
-    let agent = Agent::new(options, &address, &coordinator).await?;
+    let agent = Agent::new(options, &address).await?;
     let leaving = CancellationToken::new();
-    let served = link::serve(&agent, &coordinator, &leaving);
+    let served = link::serve(&agent, &coordinators, &leaving);
     tokio::pin!(served);
-    let stopped = async {
+    let mut told_to_stop = async || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping");
+    };
+    let stopped = async {
+        told_to_stop().await;
+        tracing::info!("stopping when all is done that was begun");
+        let drained = tokio::time::timeout(config.identity.stop_timeout, agent.drain());
+        tokio::select! {
+            drained = drained => match drained {
+                Ok(()) => tracing::info!("stopping"),
+                Err(_) => tracing::warn!("stopping, though not all is done"),
+            },
+            () = told_to_stop() => tracing::warn!("stopping at once"),
+        }
     };
     let result = tokio::select! {
         served = &mut served => {

@@ -12,7 +12,7 @@ use crate::{
     convert,
     failure::{Failure, StageRegistry},
     ids::RequestId,
-    keeper::{Keeper, Keepers, build_over},
+    keeper::{Keeper, Keepers},
     stage, telemetry, vertices,
     work::{BuildContext, GatewayQuestion, Question},
 };
@@ -177,7 +177,7 @@ async fn in_keeper<T>(
     let trace = telemetry::engine_trace(keeper.context().traceparent.as_deref());
     tokio::select! {
         biased;
-        () = keeper.closed() => Err(build_over()),
+        () = keeper.closed() => Err(keeper.end()),
         done = work(trace.as_ref()) => done,
     }
 }

@@ -16,7 +16,7 @@ Exit codes:
 
 Colours are left out where standard output is no terminal, or NO_COLOR is set.";
 
-/// Looks into a croft build farm: its builds and its agents.
+/// Looks into a croft build farm and operates it: its builds and its agents.
 #[derive(Debug, Parser)]
 #[command(name = "croft", version, after_help = EXIT_CODES, infer_subcommands = false)]
 pub struct Cli {
@@ -90,6 +90,8 @@ pub enum Builds {
     Ls(BuildsLs),
     /// Show a build's plan as it ran: which stage ran where and why, and what travelled
     Show(BuildsShow),
+    /// End a build that runs
+    Cancel(BuildsCancel),
 }
 
 /// Which builds.
@@ -137,11 +139,43 @@ pub struct BuildsShow {
     pub id: String,
 }
 
+/// Which build, and why.
+#[derive(Debug, Args)]
+pub struct BuildsCancel {
+    /// The build's id, the start of it, buildx's build reference, or `latest`
+    #[arg(value_name = "ID|latest")]
+    pub id: String,
+    /// Why, for the people whose build it is
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
 /// About agents.
 #[derive(Debug, Subcommand)]
 pub enum Agents {
     /// List agents by name, those that are away too
     Ls,
+    /// Have an agent finish what it runs and take no new work
+    Drain(AgentsDrain),
+    /// Have an agent that was drained take work again
+    Resume(AgentsResume),
+}
+
+/// Which agent, and whether to wait.
+#[derive(Debug, Args)]
+pub struct AgentsDrain {
+    /// The agent's name
+    pub name: String,
+    /// Wait until it runs nothing and holds nothing that a build needs
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Which agent.
+#[derive(Debug, Args)]
+pub struct AgentsResume {
+    /// The agent's name
+    pub name: String,
 }
 
 #[cfg(test)]

@@ -107,6 +107,55 @@ impl Connection {
             .collect())
     }
 
+    /// Ends a build, named as for [`Connection::build`]; `reason` is for the people whose build it is, and may be empty.
+    ///
+    /// # Errors
+    /// As for [`Connection::build`], and that it is over.
+    pub async fn cancel(&mut self, id: &str, reason: &str) -> Result<Build, Error> {
+        let request = v1::CancelBuildRequest {
+            id: id.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let answer = self.client.cancel_build(request).await;
+        let answer = answer.map_err(|status| self.explain(&status))?;
+        let build = answer.into_inner().build;
+        build
+            .map(convert::build)
+            .ok_or(Error::Malformed("the build"))
+    }
+
+    /// Has an agent, by name or id, take no new work.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and what else the farm answers.
+    pub async fn drain(&mut self, agent: &str) -> Result<Agent, Error> {
+        let request = v1::DrainAgentRequest {
+            agent: agent.to_owned(),
+        };
+        let answer = self.client.drain_agent(request).await;
+        let answer = answer.map_err(|status| self.explain(&status))?;
+        let agent = answer.into_inner().agent;
+        agent
+            .map(convert::agent)
+            .ok_or(Error::Malformed("the agent"))
+    }
+
+    /// Has an agent, by name or id, take work again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and what else the farm answers.
+    pub async fn resume(&mut self, agent: &str) -> Result<Agent, Error> {
+        let request = v1::ResumeAgentRequest {
+            agent: agent.to_owned(),
+        };
+        let answer = self.client.resume_agent(request).await;
+        let answer = answer.map_err(|status| self.explain(&status))?;
+        let agent = answer.into_inner().agent;
+        agent
+            .map(convert::agent)
+            .ok_or(Error::Malformed("the agent"))
+    }
+
     fn explain(&self, status: &Status) -> Error {
         let said = one_line(status.message());
         match status.code() {

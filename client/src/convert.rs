@@ -87,6 +87,12 @@ pub(crate) fn agent(agent: v1::Agent) -> Agent {
         last_seen: agent.last_seen.and_then(moment),
         disk_total_bytes: agent.disk_total_bytes,
         disk_free_bytes: agent.disk_free_bytes,
+        memory_total_bytes: agent.memory_total_bytes,
+        memory_available_bytes: agent.memory_available_bytes,
+        condition: agent.condition,
+        holding: agent.holding,
+        entitlements: agent.entitlements,
+        devices: agent.devices,
     }
 }
 

@@ -145,4 +145,23 @@ pub struct Agent {
     pub disk_total_bytes: u64,
     /// What is free of it.
     pub disk_free_bytes: u64,
+    /// Its machine's memory; 0 if it is not known.
+    pub memory_total_bytes: u64,
+    /// What programs can get of it.
+    pub memory_available_bytes: u64,
+    /// `ready`, or why it takes no work: `engine-silent`, `disk-full` or `leaving`.
+    pub condition: String,
+    /// How many running builds need results that only it holds.
+    pub holding: u32,
+    /// What its engine lets builds be granted.
+    pub entitlements: Vec<String>,
+    /// The devices that its engine can give a command.
+    pub devices: Vec<String>,
+}
+
+impl Agent {
+    /// Whether it takes no new work, runs nothing, and holds nothing that anybody needs.
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.running == 0 && self.holding == 0
+    }
 }

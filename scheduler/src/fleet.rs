@@ -44,14 +44,18 @@ pub enum Presence {
     Away,
 }
 
-/// Whether an agent's engine answers.
+/// Whether an agent can take new work, as it says itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// It does.
+    /// It can.
     Healthy,
-    /// It doesn't: no new work until it does.
+    /// Its engine doesn't answer.
     Unhealthy,
+    /// Its engine's disk is nearly full.
+    Full,
+    /// It is being stopped.
+    Leaving,
 }
 
 /// Whether an agent is to take new work.
@@ -81,7 +85,7 @@ pub struct AgentView {
     pub slots: u32,
     /// Whether its link is up.
     pub presence: Presence,
-    /// Whether its engine answers.
+    /// Whether it can take new work.
     pub health: Health,
     /// Whether it takes new work.
     pub duty: Duty,

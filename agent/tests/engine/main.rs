@@ -13,11 +13,12 @@ mod questions;
 mod sessions;
 mod stages;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use croft_agent::{
     agent::{Agent, Emulation, Options},
     link,
+    space::Watermarks,
 };
 use croft_local::Workbench;
 use tokio::{
@@ -74,13 +75,18 @@ impl Farm {
             pretended: Vec::new(),
             engine_root: None,
             state_dir: "/nowhere".into(),
+            engine_patience: Duration::from_secs(30),
+            watermarks: Watermarks {
+                low: "0".parse().expect("a watermark"),
+                high: "0".parse().expect("a watermark"),
+            },
         };
-        let agent = Agent::new(options, &engine.parse().expect("an address"), &endpoint)
+        let agent = Agent::new(options, &engine.parse().expect("an address"))
             .await
             .expect("an agent");
         let leaving = CancellationToken::new();
         let (serving, left) = (agent.clone(), leaving.clone());
-        tokio::spawn(async move { link::serve(&serving, &endpoint, &left).await });
+        tokio::spawn(async move { link::serve(&serving, &[endpoint], &left).await });
         let link = coordinator.link().await;
         (
             Self {

@@ -47,7 +47,7 @@ pub enum ImageStore {
 }
 
 /// What an engine says about itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EngineInfo {
     /// Where it answered.
     pub address: Address,

@@ -46,6 +46,7 @@ pub fn agents(agents: &[Agent], paint: Paint, now: Moment) -> String {
         ("STATE", Side::Left),
         ("RUNS", Side::Right),
         ("DISK FREE", Side::Left),
+        ("MEMORY FREE", Side::Left),
         ("SEEN", Side::Right),
         ("ENGINE", Side::Left),
         ("VERSION", Side::Left),
@@ -57,6 +58,7 @@ pub fn agents(agents: &[Agent], paint: Paint, now: Moment) -> String {
             state(agent),
             plain(format!("{} of {}", agent.running, agent.slots)),
             plain(disk(agent)),
+            plain(memory(agent)),
             plain(
                 agent
                     .last_seen
@@ -72,10 +74,33 @@ pub fn agents(agents: &[Agent], paint: Paint, now: Moment) -> String {
 }
 
 fn state(agent: &Agent) -> Cell {
-    match (agent.state.as_str(), agent.draining) {
-        ("connected", true) => cell("draining", Tone::Busy),
-        (state, true) => cell(format!("{state}, draining"), Tone::of_state(state)),
-        (state, false) => cell(state, Tone::of_state(state)),
+    let drain = match (agent.draining, agent.is_drained()) {
+        (false, _) => None,
+        (true, false) => Some("draining"),
+        (true, true) => Some("drained"),
+    };
+    let trouble = match agent.condition.as_str() {
+        "" | "ready" => None,
+        other => Some(other),
+    };
+    match (agent.state.as_str(), drain, trouble) {
+        ("connected", None, None) => cell(&agent.state, Tone::of_state(&agent.state)),
+        ("connected", Some(drain), None) => cell(drain, Tone::Busy),
+        ("connected", None, Some(trouble)) => cell(trouble, Tone::Bad),
+        ("connected", Some(drain), Some(trouble)) => cell(format!("{trouble}, {drain}"), Tone::Bad),
+        (state, None, _) => cell(state, Tone::of_state(state)),
+        (state, Some(drain), _) => cell(format!("{state}, {drain}"), Tone::of_state(state)),
+    }
+}
+
+fn memory(agent: &Agent) -> String {
+    match agent.memory_total_bytes {
+        0 => String::new(),
+        total => format!(
+            "{} of {}",
+            bytes(agent.memory_available_bytes),
+            bytes(total)
+        ),
     }
 }
 

@@ -6,11 +6,14 @@ use chrono::{DateTime, Utc};
 use croft_planner::{Output, Platform};
 use croft_proto::v1 as wire;
 use croft_scheduler::AttemptState;
-use croft_scheduler::fleet::{Duty, Presence};
+use croft_scheduler::fleet::{Duty, Health, Presence};
 use prost_types::Timestamp;
 
 use crate::control::{Joining, held};
-use crate::store::{AgentRow, AttemptRow, BuildRow, BuildView, Disk, Hello, OutputRow, StageRow};
+use crate::store::{
+    AgentRow, AttemptRow, BuildRow, BuildView, Disk, Heartbeat, Held, Hello, Memory, OutputRow,
+    StageRow,
+};
 
 /// Longest name of an agent, in bytes.
 const MAX_NAME: usize = 128;
@@ -28,6 +31,7 @@ pub(super) fn hello(hello: wire::Hello) -> Result<Joining, String> {
             hello.name
         ));
     }
+    let condition = hello.condition();
     let engine = hello.engine.unwrap_or_default();
     let longest = [
         hello.platforms.len(),
@@ -62,6 +66,12 @@ pub(super) fn hello(hello: wire::Hello) -> Result<Joining, String> {
             .iter()
             .filter_map(|id| id.parse().ok())
             .collect(),
+        beat: Heartbeat {
+            // Without a healthy engine there is nothing to say of it.
+            health: health(condition, Health::Healthy),
+            disk: hello.disk.map(disk),
+            memory: hello.memory.map(memory),
+        },
         hello: Hello {
             name: hello.name,
             native,
@@ -76,12 +86,49 @@ pub(super) fn hello(hello: wire::Hello) -> Result<Joining, String> {
             frontend_caps: engine.frontend_caps,
             entitlements: engine.entitlements,
             devices: engine.devices,
-            disk: hello.disk.map(|disk| Disk {
-                total: disk.total_bytes,
-                free: disk.free_bytes,
-            }),
+            disk: hello.disk.map(disk),
         },
     })
+}
+
+/// Reads an agent's heartbeat: how it is, and what it runs.
+pub(super) fn heartbeat(beat: &wire::Heartbeat) -> (Heartbeat, Vec<Held>) {
+    let engines = match beat.engine_healthy {
+        true => Health::Healthy,
+        false => Health::Unhealthy,
+    };
+    let read = Heartbeat {
+        health: health(beat.condition(), engines),
+        disk: beat.disk.map(disk),
+        memory: beat.memory.map(memory),
+    };
+    let running = beat.running.iter();
+    let running = running.filter_map(|h| held(&h.attempt, h.token));
+    (read, running.collect())
+}
+
+fn health(condition: wire::Condition, unsaid: Health) -> Health {
+    match condition {
+        wire::Condition::Unspecified => unsaid,
+        wire::Condition::Ready => Health::Healthy,
+        wire::Condition::EngineSilent => Health::Unhealthy,
+        wire::Condition::DiskFull => Health::Full,
+        wire::Condition::Leaving => Health::Leaving,
+    }
+}
+
+fn disk(disk: wire::Disk) -> Disk {
+    Disk {
+        total: disk.total_bytes,
+        free: disk.free_bytes,
+    }
+}
+
+fn memory(memory: wire::Memory) -> Memory {
+    Memory {
+        total: memory.total_bytes,
+        available: memory.available_bytes,
+    }
 }
 
 /// A build for a list.
@@ -179,8 +226,8 @@ fn attempt(row: &AttemptRow) -> wire::Attempt {
     }
 }
 
-/// An agent.
-pub(super) fn agent(row: &AgentRow) -> wire::Agent {
+/// An agent that holds what is needed of so many builds.
+pub(super) fn agent(row: &AgentRow, holding: u32) -> wire::Agent {
     let names = |list: &[Platform]| list.iter().map(ToString::to_string).collect();
     let disk = row.hello.disk;
     wire::Agent {
@@ -201,6 +248,17 @@ pub(super) fn agent(row: &AgentRow) -> wire::Agent {
         last_seen: Some(time(row.last_seen)),
         disk_total_bytes: disk.map_or(0, |d| d.total),
         disk_free_bytes: disk.map_or(0, |d| d.free),
+        memory_total_bytes: row.memory.map_or(0, |m| m.total),
+        memory_available_bytes: row.memory.map_or(0, |m| m.available),
+        condition: match row.health {
+            Health::Healthy => "ready".to_owned(),
+            Health::Unhealthy => "engine-silent".to_owned(),
+            Health::Full => "disk-full".to_owned(),
+            Health::Leaving => "leaving".to_owned(),
+        },
+        holding,
+        entitlements: row.hello.entitlements.clone(),
+        devices: row.hello.devices.clone(),
     }
 }
 
@@ -229,6 +287,23 @@ mod tests {
     fn a_hello_is_read_in_normal_form() {
         let joining = hello(plain()).unwrap();
         assert_eq!(joining.hello.native.to_string(), "linux/arm64");
+    }
+
+    #[test]
+    fn an_agent_that_says_no_more_of_its_condition_says_it_of_its_engine() {
+        let read = |condition: wire::Condition, engine_healthy| {
+            let (beat, _) = heartbeat(&wire::Heartbeat {
+                engine_healthy,
+                condition: condition.into(),
+                ..wire::Heartbeat::default()
+            });
+            beat.health
+        };
+        use wire::Condition::{DiskFull, Leaving, Unspecified};
+        assert_eq!(read(Unspecified, true), Health::Healthy);
+        assert_eq!(read(Unspecified, false), Health::Unhealthy);
+        assert_eq!(read(DiskFull, true), Health::Full);
+        assert_eq!(read(Leaving, false), Health::Leaving);
     }
 
     #[test]

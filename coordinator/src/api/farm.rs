@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use croft_proto::v1 as wire;
+use croft_scheduler::BuildId;
+use croft_scheduler::fleet::Duty;
 use tonic::{Request, Response, Status};
 use wire::farm_server::Farm as Service;
 
 use super::convert;
 use crate::control::Control;
-use crate::store::{BuildFilter, Found, StoreError};
+use crate::store::{AgentRow, BuildFilter, BuildRow, Found, StoreError};
 
 /// Builds in one list where the caller doesn't say.
 const USUAL: u32 = 50;
+/// Longest reason for cancelling a build, in bytes.
+const MAX_REASON: usize = 1000;
 /// Builds in one list at most.
 const MOST: u32 = 1000;
 
@@ -23,6 +27,47 @@ pub struct Farm {
 impl Farm {
     pub(super) fn new(control: Arc<Control>) -> Self {
         Self { control }
+    }
+
+    /// The build that a person means.
+    async fn find_build(&self, name: &str) -> Result<BuildId, Status> {
+        match self
+            .control
+            .store()
+            .build_find(name)
+            .await
+            .map_err(status)?
+        {
+            Found::One(id) => Ok(id),
+            Found::Several => Err(Status::invalid_argument(format!(
+                "{name:?} fits several builds: give more of the id"
+            ))),
+            Found::Nothing => Err(Status::not_found(format!("there is no build {name:?}"))),
+        }
+    }
+
+    async fn build_row(&self, id: BuildId) -> Result<BuildRow, Status> {
+        let row = self.control.store().build_get(id).await.map_err(status)?;
+        row.ok_or_else(|| Status::not_found(format!("there is no build {id}")))
+    }
+
+    async fn agents(&self) -> Result<Vec<wire::Agent>, Status> {
+        let store = self.control.store();
+        let rows = store.agent_list().await.map_err(status)?;
+        let held = store.agent_holdings().await.map_err(status)?;
+        let agent = |row: &AgentRow| convert::agent(row, held.get(&row.id).copied().unwrap_or(0));
+        Ok(rows.iter().map(agent).collect())
+    }
+
+    async fn set_duty(&self, name: &str, duty: Duty) -> Result<wire::Agent, Status> {
+        let none = || Status::not_found(format!("the farm knows no agent {name:?}"));
+        let found = self.control.store().agent_find(name).await;
+        let id = found.map_err(status)?.ok_or_else(none)?;
+        let set = self.control.set_duty(id, duty).await;
+        set.map_err(|failure| Status::unavailable(failure.message))?;
+        let id = id.to_string();
+        let mut agents = self.agents().await?.into_iter();
+        agents.find(|agent| agent.id == id).ok_or_else(none)
     }
 }
 
@@ -66,16 +111,8 @@ impl Service for Farm {
         request: Request<wire::GetBuildRequest>,
     ) -> Result<Response<wire::GetBuildResponse>, Status> {
         let name = request.into_inner().id;
+        let id = self.find_build(&name).await?;
         let store = self.control.store();
-        let id = match store.build_find(&name).await.map_err(status)? {
-            Found::One(id) => id,
-            Found::Several => {
-                return Err(Status::invalid_argument(format!(
-                    "{name:?} fits several builds: give more of the id"
-                )));
-            }
-            Found::Nothing => return Err(Status::not_found(format!("there is no build {name:?}"))),
-        };
         match store.build_view(id).await.map_err(status)? {
             Some(view) => Ok(Response::new(convert::build_whole(&view))),
             None => Err(Status::not_found(format!("there is no build {name:?}"))),
@@ -86,8 +123,60 @@ impl Service for Farm {
         &self,
         _: Request<wire::ListAgentsRequest>,
     ) -> Result<Response<wire::ListAgentsResponse>, Status> {
-        let rows = self.control.store().agent_list().await.map_err(status)?;
-        let agents = rows.iter().map(convert::agent).collect();
+        let agents = self.agents().await?;
         Ok(Response::new(wire::ListAgentsResponse { agents }))
+    }
+
+    async fn cancel_build(
+        &self,
+        request: Request<wire::CancelBuildRequest>,
+    ) -> Result<Response<wire::CancelBuildResponse>, Status> {
+        let asked = request.into_inner();
+        let reason = match asked.reason.trim() {
+            "" => "it was cancelled over the farm's API".to_owned(),
+            why if why.len() <= MAX_REASON => format!("it was cancelled: {why}"),
+            _ => {
+                return Err(Status::invalid_argument(format!(
+                    "a reason has at most {MAX_REASON} bytes"
+                )));
+            }
+        };
+        let id = self.find_build(&asked.id).await?;
+        let row = self.build_row(id).await?;
+        let over = || {
+            Status::failed_precondition(format!(
+                "there is nothing to cancel: build {id} is over, it has {}",
+                row.state
+            ))
+        };
+        if row.state.is_final() {
+            return Err(over());
+        }
+        let cancelled = self.control.cancel(id, &reason).await;
+        if !cancelled.map_err(|failure| Status::unavailable(failure.message))? {
+            return Err(over());
+        }
+        let build = convert::build(&self.build_row(id).await?);
+        Ok(Response::new(wire::CancelBuildResponse {
+            build: Some(build),
+        }))
+    }
+
+    async fn drain_agent(
+        &self,
+        request: Request<wire::DrainAgentRequest>,
+    ) -> Result<Response<wire::DrainAgentResponse>, Status> {
+        let name = request.into_inner().agent;
+        let agent = Some(self.set_duty(&name, Duty::Draining).await?);
+        Ok(Response::new(wire::DrainAgentResponse { agent }))
+    }
+
+    async fn resume_agent(
+        &self,
+        request: Request<wire::ResumeAgentRequest>,
+    ) -> Result<Response<wire::ResumeAgentResponse>, Status> {
+        let name = request.into_inner().agent;
+        let agent = Some(self.set_duty(&name, Duty::Active).await?);
+        Ok(Response::new(wire::ResumeAgentResponse { agent }))
     }
 }

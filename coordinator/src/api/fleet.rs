@@ -8,6 +8,7 @@ use croft_proto::v1 as wire;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use wire::agent_message::Message;
 use wire::fleet_server::Fleet as Service;
@@ -55,10 +56,10 @@ impl Service for Link {
         // Beside this call, which is dropped as soon as its connection breaks: whoever has joined must also leave.
         tokio::spawn(async move {
             match control.agent_joins(hello).await {
-                Ok((linked, messages)) => {
+                Ok((linked, ends)) => {
                     tracing::info!(agent = %name, "an agent joined");
-                    let _ = answer.send(Ok(messages));
-                    listen(control, linked, incoming).await;
+                    let _ = answer.send(Ok(ends.messages));
+                    listen(control, linked, incoming, ends.cut).await;
                 }
                 Err(failure) => drop(answer.send(Err(failure))),
             }
@@ -82,11 +83,18 @@ async fn listen(
     control: Arc<Control>,
     linked: Linked,
     mut incoming: Streaming<wire::AgentMessage>,
+    cut: CancellationToken,
 ) {
     let (queue, reports) = mpsc::channel(QUEUE);
     let storing = tokio::spawn(store(Arc::clone(&control), linked.clone(), reports));
     loop {
-        let message = match incoming.message().await {
+        let message = tokio::select! {
+            biased;
+            // An agent that is frozen never ends it.
+            () = cut.cancelled() => break,
+            message = incoming.message() => message,
+        };
+        let message = match message {
             Ok(Some(message)) => message.message,
             Ok(None) => break,
             Err(status) => {
@@ -94,13 +102,11 @@ async fn listen(
                 break;
             }
         };
-        if !control.fleet().is_current(linked.agent, linked.epoch) {
-            break;
-        }
         match message {
             None | Some(Message::Hello(_)) => {}
             Some(Message::Heartbeat(heartbeat)) => {
-                if let Err(failure) = control.heartbeat(&linked, &heartbeat).await {
+                let (beat, held) = convert::heartbeat(&heartbeat);
+                if let Err(failure) = control.heartbeat(&linked, &beat, &held).await {
                     tracing::warn!(agent = %linked.name, %failure, "a heartbeat can't be stored: the link is cut");
                     break;
                 }

@@ -460,6 +460,10 @@ impl Build {
             why: String::new(),
             _step: None,
         });
+        if tell == Tell::Nobody {
+            // Agents that have no slot free are there.
+            waiting.since = std::time::Instant::now();
+        }
         if waiting.why != why {
             why.clone_into(&mut waiting.why);
             waiting._step = match tell {

@@ -2,23 +2,23 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::StatusResponse;
 use croft_buildkit::errors;
 use croft_planner::{EdgeId, Output, TargetId};
 use croft_proto::v1 as wire;
-use croft_scheduler::fleet::Health;
-use croft_scheduler::{AgentId, AttemptId, BuildId, FailureKind, Token};
+use croft_scheduler::{AgentId, AttemptId, BuildId, FailureKind, FarmBudget, StageKey, Token};
 use prost::Message as _;
 use serde_json::json;
-use tokio::sync::mpsc;
 use wire::coordinator_message::Message;
 
 use super::failure::{Failure, Kind, Result};
+use super::fleet::Ends;
 use super::progress::Source;
 use super::{Build, Control};
 use crate::store::{
-    AttemptDone, AttemptEnd, AttemptFailure, Disk, Epoch, Exported, Heartbeat, Held, Hello,
+    AttemptDone, AttemptEnd, AttemptFailure, Epoch, Exported, Heartbeat, Held, Hello, Invalidated,
     LiveAttempt, Outcome, OutputDone, StoreError,
 };
 
@@ -43,28 +43,37 @@ impl Linked {
 pub struct Joining {
     /// What it is.
     pub hello: Hello,
+    /// How it is.
+    pub beat: Heartbeat,
     /// The attempts that it runs.
     pub running: Vec<Held>,
     /// The builds that it holds a keeper for.
     pub keepers: Vec<BuildId>,
 }
 
+/// How long a heartbeat waits to be stored.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
 impl Control {
     /// Takes in an agent's connection. What the farm believes that it runs and it doesn't is given up at once; keepers of builds that are
     /// over are closed.
-    pub async fn agent_joins(
-        &self,
-        joining: Joining,
-    ) -> Result<(Linked, mpsc::Receiver<wire::CoordinatorMessage>)> {
+    pub async fn agent_joins(&self, joining: Joining) -> Result<(Linked, Ends)> {
+        if self.store.away_for().is_some() {
+            return Err(Failure::farm("the farm's database is away"));
+        }
         let new = AgentId(uuid::Uuid::now_v7());
         let link = self.store.agent_hello(new, &joining.hello).await?;
+        // Before anything can be offered to it.
+        self.store
+            .agent_heartbeat(link.id, link.epoch, &joining.beat)
+            .await?;
         let linked = Linked {
             agent: link.id,
             name: joining.hello.name.as_str().into(),
             epoch: u64::try_from(link.epoch.0).unwrap_or_default(),
         };
         match self.settle_in(&linked, &joining).await {
-            Ok(messages) => Ok((linked, messages)),
+            Ok(ends) => Ok((linked, ends)),
             Err(failure) => {
                 // From its hello on the farm counts on it.
                 self.agent_leaves(&linked).await;
@@ -74,11 +83,7 @@ impl Control {
     }
 
     /// Brings what the farm believes of an agent that has just come into line with what the agent says.
-    async fn settle_in(
-        &self,
-        linked: &Linked,
-        joining: &Joining,
-    ) -> Result<mpsc::Receiver<wire::CoordinatorMessage>> {
+    async fn settle_in(&self, linked: &Linked, joining: &Joining) -> Result<Ends> {
         // Before anything can be offered over this connection: what is offered later it can't know yet.
         let runs: HashSet<Held> = joining.running.iter().copied().collect();
         for attempt in self.store.attempt_live(Some(linked.agent)).await? {
@@ -89,7 +94,7 @@ impl Control {
                     .await?;
             }
         }
-        let messages = self.fleet.connect(linked.agent, linked.epoch, &linked.name);
+        let ends = self.fleet.connect(linked.agent, linked.epoch, &linked.name);
         let terms = &self.settings.leases;
         let millis = |d: std::time::Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
         self.fleet.send(
@@ -104,32 +109,42 @@ impl Control {
         );
         let kept: HashSet<BuildId> = joining.keepers.iter().copied().collect();
         for build in &kept {
-            if self.build(*build).is_none() {
-                self.close_keeper(linked.agent, *build);
+            match self.build(*build) {
+                // An earlier coordinator may have had it opened.
+                Some(build) => build.joins(linked.agent),
+                None => self.close_keeper(linked.agent, *build),
             }
         }
         let live: Vec<Arc<Build>> = self.builds().values().cloned().collect();
         for build in live {
             if build.agents().contains(&linked.agent) && !kept.contains(&build.id()) {
-                self.keeper_lost(build.id(), linked.agent).await?;
+                let why = "it came back without that";
+                self.keeper_lost(build.id(), linked.agent, &linked.name, why)
+                    .await?;
             }
         }
         self.fleet_changed();
         let what = json!({"agent": &*linked.name, "id": linked.agent, "epoch": linked.epoch});
         self.note(None, "agent joined", what).await;
-        Ok(messages)
+        Ok(ends)
     }
 
-    /// An agent's connection ended. What it runs stays its own until the leases end.
+    /// An agent's connection ended. What it runs stays its own until the leases end, and so does what it holds.
     pub async fn agent_leaves(&self, from: &Linked) {
+        self.agent_away(from, "its link ended").await;
+    }
+
+    /// Takes an agent for away, and cuts the link if it still has this one.
+    pub(super) async fn agent_away(&self, from: &Linked, why: &str) {
         if !self.fleet.disconnect(from.agent, from.epoch) {
             return;
         }
-        tracing::info!(agent = %from.name, "an agent is away");
-        let what = json!({"agent": &*from.name, "id": from.agent, "epoch": from.epoch});
-        self.note(None, "agent away", what).await;
         match self.store.agent_away(from.agent, from.epoch()).await {
-            Ok(()) => {}
+            Ok(()) => {
+                tracing::info!(agent = %from.name, why, "an agent is away");
+                let what = json!({"agent": &*from.name, "id": from.agent, "epoch": from.epoch, "why": why});
+                self.note(None, "agent away", what).await;
+            }
             Err(error) if error.is_stale() => {}
             Err(error) => {
                 tracing::warn!(agent = %from.name, %error, "that the agent is away can't be stored")
@@ -139,34 +154,46 @@ impl Control {
     }
 
     /// An agent lives: its leases are renewed.
-    pub async fn heartbeat(&self, from: &Linked, beat: &wire::Heartbeat) -> Result<()> {
-        let health = match beat.engine_healthy {
-            true => Health::Healthy,
-            false => Health::Unhealthy,
-        };
-        let disk = beat.disk.map(|disk| Disk {
-            total: disk.total_bytes,
-            free: disk.free_bytes,
-        });
-        self.store
-            .agent_heartbeat(from.agent, from.epoch(), &Heartbeat { health, disk })
-            .await?;
-        let held: Vec<Held> = beat
-            .running
-            .iter()
-            .filter_map(|held| self::held(&held.attempt, held.token))
-            .collect();
-        let renewed = match held.is_empty() {
-            true => Vec::new(),
-            false => {
-                let terms = &self.settings.leases;
-                self.store.attempt_renew(from.agent, &held, terms).await?
+    pub async fn heartbeat(&self, from: &Linked, beat: &Heartbeat, held: &[Held]) -> Result<()> {
+        let renewed = match self.store_heartbeat(from, beat, held).await {
+            Ok(renewed) => renewed,
+            // Nobody can take from it what it runs while nothing can be decided.
+            Err(StoreError::Away(_)) if self.may_come_back() => {
+                held.iter().map(|held| held.attempt).collect()
             }
+            Err(error) => return Err(error.into()),
         };
         let attempts = renewed.iter().map(ToString::to_string).collect();
         self.fleet
             .send(from.agent, Message::Renewed(wire::Renewed { attempts }));
         Ok(())
+    }
+
+    async fn store_heartbeat(
+        &self,
+        from: &Linked,
+        beat: &Heartbeat,
+        held: &[Held],
+    ) -> std::result::Result<Vec<AttemptId>, StoreError> {
+        // What else it says comes behind this, so it doesn't wait long.
+        let store = self.store.hurried(HEARTBEAT);
+        store
+            .agent_heartbeat(from.agent, from.epoch(), beat)
+            .await?;
+        match held.is_empty() {
+            true => Ok(Vec::new()),
+            false => {
+                let terms = &self.settings.leases;
+                store.attempt_renew(from.agent, held, terms).await
+            }
+        }
+    }
+
+    /// Whether a database that doesn't answer has not been away for too long. After that agents are to look for another coordinator: it may
+    /// be this one that is cut off.
+    fn may_come_back(&self) -> bool {
+        let away = self.store.away_for().unwrap_or_default();
+        away < self.store.patience()
     }
 
     /// An agent took an offer.
@@ -214,14 +241,11 @@ impl Control {
         };
         let exported = match exported_digest(&said.exporter_response) {
             None => None,
-            Some(digest) => Some(Exported {
-                bytes: match output {
-                    Output::Edge(_) => self.stage_bytes(&digest).await,
-                    Output::Target(_) => 0,
-                },
-                digest,
-                response: BTreeMap::from_iter(said.exporter_response),
-            }),
+            Some(digest) => {
+                let build = self.build_trying(held.attempt).map(|build| build.id());
+                let response = said.exporter_response;
+                Some(self.exported(build, output, digest, response).await)
+            }
         };
         let done = [OutputDone { output, exported }];
         let stored = self.store.attempt_output(from.agent, held, &done).await;
@@ -296,16 +320,39 @@ impl Control {
             return Ok(());
         };
         tracing::warn!(agent = %from.name, %build, reason = said.reason, "a keeper ended");
-        self.keeper_lost(build, from.agent).await?;
+        self.keeper_lost(build, from.agent, &from.name, &said.reason)
+            .await?;
         // So that the agent knows that it may open another.
         self.close_keeper(from.agent, build);
         Ok(())
     }
 
-    async fn keeper_lost(&self, build: BuildId, agent: AgentId) -> Result<()> {
+    /// What only this agent holds of a build is lost: who still needs it gets it made again.
+    pub(super) async fn keeper_lost(
+        &self,
+        build: BuildId,
+        agent: AgentId,
+        name: &str,
+        why: &str,
+    ) -> Result<()> {
         let lost = self.store.output_lose_held(build, agent).await?;
-        let what = json!({"agent": agent, "again": lost.stages});
+        let what = json!({"agent": name, "id": agent, "why": why, "again": lost.stages});
         self.note(Some(build), "results lost", what).await;
+        let told = format!("what {name} had made is lost ({why})");
+        self.again(build, &lost, &told);
+        Ok(())
+    }
+
+    /// Tells a build's client what a loss has undone, and the agents that run what came of it.
+    pub(super) fn again(&self, build: BuildId, lost: &Invalidated, why: &str) {
+        if let (Some(build), false) = (self.build(build), lost.stages.is_empty()) {
+            let step = build.progress().step(&format!("[croft] {why}"));
+            for stage in &lost.stages {
+                // What it waited for before counts no more.
+                build.goes_on(*stage);
+                step.log(&format!("{} is made again", build.stage_name(*stage)));
+            }
+        }
         for attempt in &lost.cancelled {
             self.cancel_attempt(attempt, "a result that it takes was lost");
         }
@@ -325,13 +372,31 @@ impl Control {
             kind,
             error: failure.message.clone(),
         };
-        let budget = &self.settings.budget;
+        let budget = match kind {
+            FailureKind::Registry => &FarmBudget::REGISTRY,
+            FailureKind::Farm | FailureKind::Build => &self.settings.budget,
+        };
         match self.store.attempt_fail(agent, held, &stored, budget).await {
-            Ok(end) => self.after(end, Some(failure)).await,
+            Ok(end) => {
+                if kind == FailureKind::Registry {
+                    self.doubt_inputs(end.attempt.key);
+                }
+                self.after(end, Some(failure)).await;
+            }
             Err(error) if error.is_stale() => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(())
+    }
+
+    /// The registry is asked for what a stage takes before that is used again.
+    fn doubt_inputs(&self, key: StageKey) {
+        let Some(build) = self.build(key.build) else {
+            return;
+        };
+        let planned = build.planned();
+        if let Some(stage) = planned.and_then(|planned| planned.plan.stage(key.stage)) {
+            build.doubt_images(&stage.inputs);
+        }
     }
 
     /// What follows from the end of an attempt.
@@ -357,10 +422,11 @@ impl Control {
                         .progress()
                         .step(&format!("[croft] {name} is tried again"));
                     step.log(&why);
+                    build.goes_on(key.stage);
                 }
-                for attempt in &invalidated.cancelled {
-                    self.cancel_attempt(attempt, "a result that it takes was lost");
-                }
+                let mut others = invalidated;
+                others.stages.retain(|stage| *stage != key.stage);
+                self.again(key.build, &others, "what came of it is lost with it");
             }
             Outcome::Failed => {
                 if let Some(build) = build {
@@ -392,20 +458,9 @@ impl Control {
         self.fleet.send(agent, Message::CloseKeeper(close));
     }
 
-    fn fleet_changed(&self) {
+    pub(super) fn fleet_changed(&self) {
         self.agents_changed.notify_waiters();
         self.wake();
-    }
-
-    /// The size of a stage image. Not knowing it costs a good placement at most.
-    pub(super) async fn stage_bytes(&self, digest: &str) -> u64 {
-        match self.stages.bytes(digest).await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                tracing::warn!(%error, "the size of a stage image can't be told");
-                0
-            }
-        }
     }
 
     /// A late report is no fault: the agent is told by what its next heartbeat does not renew.

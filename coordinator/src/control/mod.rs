@@ -11,6 +11,8 @@ mod failure;
 mod fleet;
 mod gateway;
 pub mod image;
+mod images;
+mod operate;
 mod progress;
 mod publish;
 mod reap;
@@ -35,7 +37,7 @@ pub use build::{Build, Request, ResultTarget, Results};
 pub(crate) use events::held;
 pub use events::{Joining, Linked};
 pub use failure::{Failure, Kind, Result};
-pub use fleet::Fleet;
+pub use fleet::{Ends, Fleet};
 pub use progress::{Progress, Reader};
 pub use sessions::Sessions;
 pub use stages::StageRegistry;
@@ -50,6 +52,8 @@ pub struct Settings {
     pub build_platform: Option<Platform>,
     /// How long a stage waits for an agent that is away.
     pub agent_wait: Duration,
+    /// How long a build may take; `None` for any time.
+    pub build_deadline: Option<Duration>,
     /// Leases and heartbeats.
     pub leases: LeaseTerms,
     /// How often the farm tries again what failed by its own fault.

@@ -47,7 +47,7 @@ impl Control {
                     session: asked.session.clone(),
                     connection: asked.connection,
                     frontend: asked.attrs.get("source").cloned().unwrap_or_default(),
-                    deadline: None,
+                    deadline: self.settings.build_deadline,
                 };
                 self.store.build_insert(&row).await?;
                 if build.rank() == Rank::Outer {

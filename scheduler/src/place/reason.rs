@@ -147,6 +147,8 @@ pub enum Unfit {
     Away,
     /// Its engine doesn't answer.
     Unhealthy,
+    /// It is being stopped.
+    Leaving,
     /// It takes no new work.
     Draining,
     /// Its disk is nearly full.
@@ -175,6 +177,7 @@ impl fmt::Display for Unfit {
             Unfit::NoSlots => f.write_str("has no slots"),
             Unfit::Away => f.write_str("is away"),
             Unfit::Unhealthy => f.write_str("has an engine that does not answer"),
+            Unfit::Leaving => f.write_str("is being stopped"),
             Unfit::Draining => f.write_str("is draining"),
             Unfit::Disk => f.write_str("has too little free disk"),
             Unfit::Input { edge, on: Some(on) } => {

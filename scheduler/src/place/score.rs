@@ -283,8 +283,11 @@ fn fit(
     if agent.presence == Presence::Away {
         return Err(Unfit::Away);
     }
-    if agent.health == Health::Unhealthy {
-        return Err(Unfit::Unhealthy);
+    match agent.health {
+        Health::Healthy => {}
+        Health::Unhealthy => return Err(Unfit::Unhealthy),
+        Health::Full => return Err(Unfit::Disk),
+        Health::Leaving => return Err(Unfit::Leaving),
     }
     if agent.duty == Duty::Draining {
         return Err(Unfit::Draining);
