@@ -1,5 +1,6 @@
-//! The link to the coordinator: one call that lives as long as the agent is connected, made anew whenever it broke. What is said and heard on it
-//! is the agent's business; that the important goes first is this module's.
+//! The link to the coordinator: one call that lives as long as the agent is connected, made anew whenever it broke. Of several coordinators one is
+//! active and takes us; the others say that they stand by. What is said and heard on the link is the agent's business; that the important goes
+//! first is this module's.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -31,13 +32,15 @@ use crate::{
     ids::{AttemptId, RequestId},
 };
 
+/// How long it may take to get through to a coordinator, of which there may be another.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the coordinator may take to welcome us.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long it may take to end a link that we left.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two tries to connect; doubled from the first to the last, and spread so that a whole fleet doesn't come at once.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-const LAST_BACKOFF: Duration = Duration::from_secs(10);
+const LAST_BACKOFF: Duration = Duration::from_secs(3);
 /// Heartbeats that may be unanswered, reports that may be unsent, answers that may wait, and questions that may be open. A coordinator that
 /// lets them pile up is treated as gone.
 const UNANSWERED: usize = 64;
@@ -76,49 +79,69 @@ enum End {
     Refused(Status),
 }
 
-/// Serves the coordinator at `endpoint` until `leaving` is cancelled. While it can't be reached, tries again and says so.
+/// Serves whichever of the coordinators is active until `leaving` is cancelled. While none can be reached, tries again and says so.
 pub async fn serve(
     agent: &Arc<Agent>,
-    endpoint: &Endpoint,
+    coordinators: &[Endpoint],
     leaving: &CancellationToken,
 ) -> Result<(), LinkError> {
-    let endpoint = endpoint
-        .clone()
-        .connect_timeout(Duration::from_secs(10))
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10));
+    let endpoints = coordinators.iter().map(|endpoint| {
+        endpoint
+            .clone()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10))
+    });
+    let endpoints: Vec<Endpoint> = endpoints.collect();
     let mut backoff = FIRST_BACKOFF;
+    // The one that took us is the first to be tried again.
+    let mut first = 0;
     loop {
-        let mut welcomed = false;
-        let end = tokio::select! {
-            biased;
-            end = connection(agent, endpoint.connect_lazy(), leaving, &mut welcomed) => end,
-            // Before the welcome there is nothing to leave in good order.
-            () = left_early(leaving) => End::Left,
-        };
-        if welcomed {
-            backoff = FIRST_BACKOFF;
-        }
-        match end {
-            End::Left => return Ok(()),
-            End::Broken(_) if leaving.is_cancelled() => return Ok(()),
-            End::Refused(status) => {
-                return Err(LinkError::Refused {
-                    url: endpoint.uri().clone(),
-                    status,
-                });
-            }
-            End::Broken(why) => {
-                let wait = spread(backoff);
-                let why = with_hint(endpoint.uri(), why);
-                tracing::warn!(coordinator = %endpoint.uri(), why, "no coordinator: trying again in {} ms", wait.as_millis());
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = leaving.cancelled() => return Ok(()),
+        let mut refusals = Vec::new();
+        let mut whys = Vec::new();
+        for place in (0..endpoints.len()).map(|step| (first + step) % endpoints.len()) {
+            let endpoint = &endpoints[place];
+            let mut welcomed = false;
+            let end = tokio::select! {
+                biased;
+                end = connection(agent, endpoint, leaving, &mut welcomed) => end,
+                // Before the welcome there is nothing to leave in good order.
+                () = left_early(leaving) => End::Left,
+            };
+            match end {
+                End::Left => return Ok(()),
+                End::Broken(_) if leaving.is_cancelled() => return Ok(()),
+                End::Refused(status) => {
+                    whys.push(format!("{}: {}", endpoint.uri(), status.message()));
+                    refusals.push((endpoint.uri().clone(), status));
                 }
-                backoff = (backoff * 2).min(LAST_BACKOFF);
+                End::Broken(why) => {
+                    let why = with_hint(endpoint.uri(), why);
+                    whys.push(format!("{}: {why}", endpoint.uri()));
+                }
+            }
+            if welcomed {
+                (first, backoff) = (place, FIRST_BACKOFF);
+                break;
             }
         }
+        // One that takes us may come back as long as not all have said that they never will.
+        if refusals.len() == endpoints.len()
+            && let Some((url, status)) = refusals.pop()
+        {
+            return Err(LinkError::Refused { url, status });
+        }
+        let wait = spread(backoff);
+        tracing::warn!(
+            why = whys.join("; "),
+            "no coordinator: trying again in {} ms",
+            wait.as_millis()
+        );
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = leaving.cancelled() => return Ok(()),
+        }
+        backoff = (backoff * 2).min(LAST_BACKOFF);
     }
 }
 
@@ -151,14 +174,14 @@ fn refused(status: &Status) -> bool {
 
 async fn connection(
     agent: &Arc<Agent>,
-    channel: Channel,
+    endpoint: &Endpoint,
     leaving: &CancellationToken,
     welcomed: &mut bool,
 ) -> End {
     let changed = agent.engine_changed();
     let (to, outgoing) = mpsc::channel(1);
     let hello = convert::message(FromAgent::Hello(agent.hello()));
-    let mut client = FleetClient::new(channel)
+    let mut client = FleetClient::new(endpoint.connect_lazy())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let opened = async {
@@ -179,7 +202,8 @@ async fn connection(
         Ok(Ok(_)) => return End::Broken("its first word was no welcome".to_owned()),
     };
     *welcomed = true;
-    tracing::info!(agent = welcome.agent, "connected to the coordinator");
+    tracing::info!(agent = welcome.agent, coordinator = %endpoint.uri(), "connected to the coordinator");
+    agent.led_by(endpoint);
     agent.welcome(&welcome);
     let heartbeats = Heartbeats::default();
     let (answers, answered) = mpsc::channel(ANSWERS);

@@ -46,18 +46,22 @@ const HOP_BY_HOP: [header::HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-/// The connection for session calls. It is made on first use, and anew whenever it broke.
-#[derive(Debug)]
+/// The connection for session calls, to the coordinator that has taken us. It is made on first use, and anew whenever it broke.
+#[derive(Debug, Default)]
 pub struct Tunnel {
-    channel: Channel,
-    /// Our id, once the coordinator has given us one.
+    channel: Mutex<Option<(Uri, Channel)>>,
+    /// Our id, once a coordinator has given us one.
     agent: Mutex<Option<HeaderValue>>,
 }
 
 impl Tunnel {
-    /// Prepares the connection to the coordinator at `endpoint`.
-    pub fn new(endpoint: &Endpoint) -> Self {
-        let endpoint = endpoint
+    /// From now on calls go to the coordinator at `endpoint`.
+    pub fn lead_to(&self, endpoint: &Endpoint) {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(&*channel, Some((to, _)) if to == endpoint.uri()) {
+            return;
+        }
+        let tunnel = endpoint
             .clone()
             .http2_keep_alive_interval(KEEP_ALIVE)
             .initial_stream_window_size(STREAM_WINDOW)
@@ -65,10 +69,12 @@ impl Tunnel {
             // The coordinator gathers what waits.
             .max_frame_size(GATHERED as u32)
             .http2_max_header_list_size(HEADER_LIMIT);
-        Self {
-            channel: endpoint.connect_lazy(),
-            agent: Mutex::default(),
-        }
+        *channel = Some((endpoint.uri().clone(), tunnel.connect_lazy()));
+    }
+
+    fn channel(&self) -> Option<Channel> {
+        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.as_ref().map(|(_, channel)| channel.clone())
     }
 
     /// The agent's id from `Welcome`: calls carry it from now on.
@@ -92,13 +98,13 @@ impl Tunnel {
         cuts: Arc<AtomicUsize>,
         request: SessionRequest,
     ) -> SessionResponse {
-        let (Some(build), Some(agent)) = (build, self.agent()) else {
+        let (Some(build), Some(agent), Some(mut channel)) = (build, self.agent(), self.channel())
+        else {
             return grpc_error(Code::Unavailable, "no build uses this session any more");
         };
         let Some(request) = addressed(session, &build, agent, request) else {
             return grpc_error(Code::Internal, "the farm's own ids can't travel as headers");
         };
-        let mut channel = self.channel.clone();
         let answer = match channel.ready().await {
             Ok(channel) => channel.call(request).await,
             Err(error) => Err(error),
@@ -238,7 +244,8 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_finds_no_coordinator_says_unavailable() {
         // Port 1 is reserved and nothing listens there.
-        let tunnel = Tunnel::new(&Endpoint::from_static("http://127.0.0.1:1"));
+        let tunnel = Tunnel::default();
+        tunnel.lead_to(&Endpoint::from_static("http://127.0.0.1:1"));
         tunnel.introduce("a");
         let users = Users::default();
         users.lock().expect("a lock").push("b".to_owned().into());

@@ -9,8 +9,9 @@ pub mod v1 {
     tonic::include_proto!("croft.v1");
 }
 
-/// What `Hello.protocol` says for the version in this crate.
-pub const PROTOCOL: &str = "1";
+/// What `Hello.protocol` says for the version in this crate, as `major.minor`. The minor number grows with what peers of the one before can do
+/// without, the major one with what they can't.
+pub const PROTOCOL: &str = "1.1";
 
 /// The largest message on a link, each way, in bytes: BuildKit's own limit.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

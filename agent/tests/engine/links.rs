@@ -149,7 +149,7 @@ async fn a_coordinator_that_refuses_the_agent_is_not_asked_again() {
     })
     .await;
     let endpoint = tonic::transport::Endpoint::from_shared(other.url()).expect("a URL");
-    let error = croft_agent::link::serve(&farm.agent, &endpoint, &Default::default())
+    let error = croft_agent::link::serve(&farm.agent, &[endpoint], &Default::default())
         .await
         .expect_err("refused");
     let line = error.to_string();

@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use croft_proto::PROTOCOL;
 use croft_proto::v1 as wire;
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
@@ -13,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::agent_message::Message;
 use wire::fleet_server::Fleet as Service;
 
-use super::convert;
+use super::{convert, protocol};
 use crate::control::{Control, Linked};
 
 /// The Fleet service.
@@ -42,13 +41,8 @@ impl Service for Link {
                 "an agent's first message must be its hello",
             ));
         };
-        if hello.protocol != PROTOCOL {
-            return Err(Status::failed_precondition(format!(
-                "the agent speaks protocol {:?} and this coordinator {PROTOCOL:?}: use an agent of version {}",
-                hello.protocol,
-                env!("CARGO_PKG_VERSION")
-            )));
-        }
+        protocol::spoken(&hello.protocol)
+            .map_err(|unspoken| Status::failed_precondition(unspoken.to_string()))?;
         let name = hello.name.clone();
         let hello = convert::hello(hello).map_err(Status::invalid_argument)?;
         let (answer, joined) = oneshot::channel();

@@ -5,6 +5,7 @@
 mod convert;
 mod farm;
 mod fleet;
+mod protocol;
 mod tunnel;
 
 use std::sync::Arc;
