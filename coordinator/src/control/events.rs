@@ -1,6 +1,6 @@
 //! What agents say: each message is a change in the store first, and then news for those who wait for it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::fleet::Ends;
 use super::progress::Source;
 use super::{Build, Control};
 use crate::store::{
-    AttemptDone, AttemptEnd, AttemptFailure, Epoch, Exported, Heartbeat, Held, Hello, Invalidated,
+    AttemptDone, AttemptEnd, AttemptFailure, Epoch, Heartbeat, Held, Hello, Invalidated,
     LiveAttempt, Outcome, OutputDone, StoreError,
 };
 
@@ -270,9 +270,15 @@ impl Control {
                 if self.yields(from, held, &failure).await? {
                     return Ok(());
                 }
+                let over_registry = failure.kind() == wire::failure::Kind::StageRegistry;
                 let failure = Failure::of_agent(&from.name, &failure);
+                if let Some(gone) = self.for_want_of_client(from.agent, held.attempt, &failure) {
+                    let kind = FailureKind::Build;
+                    return self.attempt_failed(from.agent, held, kind, gone).await;
+                }
                 let kind = match failure.kind {
                     Kind::Build => FailureKind::Build,
+                    _ if over_registry => FailureKind::Registry,
                     // What the coordinator had not cancelled and is reported as cancelled is the farm's doing all the same.
                     _ => FailureKind::Farm,
                 };
@@ -312,6 +318,23 @@ impl Control {
             Err(error) if error.is_stale() => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What an attempt's failure really is, if its build's client is gone and that is why.
+    fn for_want_of_client(
+        &self,
+        agent: AgentId,
+        attempt: AttemptId,
+        failure: &Failure,
+    ) -> Option<Failure> {
+        self.build_trying(attempt)?
+            .for_want_of_client(agent, failure)
+    }
+
+    /// The build that an attempt is one of, if it lives.
+    fn build_trying(&self, attempt: AttemptId) -> Option<Arc<Build>> {
+        let builds = self.builds();
+        builds.values().find(|build| build.tries(attempt)).cloned()
     }
 
     /// An agent's keeper ended by itself: what it held is lost.
@@ -356,7 +379,6 @@ impl Control {
         for attempt in &lost.cancelled {
             self.cancel_attempt(attempt, "a result that it takes was lost");
         }
-        Ok(())
     }
 
     /// An attempt went wrong, as its agent says or for a reason that the coordinator sees itself. A late report is no fault: the agent is
@@ -386,6 +408,7 @@ impl Control {
             Err(error) if error.is_stale() => {}
             Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
     /// The registry is asked for what a stage takes before that is used again.
@@ -474,6 +497,8 @@ impl Control {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_stale() => {
                 tracing::debug!(agent = %from.name, attempt, "a late report changes nothing");
+                // Unless it was stored before, and nobody was told.
+                self.missed.notify_one();
                 Ok(None)
             }
             Err(error) => Err(error.into()),

@@ -3,6 +3,7 @@
 //! A decision is made by `croft_planner` and `croft_scheduler` on a snapshot and committed by `store`, which checks again. Nothing here
 //! is the truth about a build: that is in the store. Kept here is what can't be stored (connections, definitions in flight, secrets).
 
+mod alone;
 mod build;
 mod config;
 mod dispatch;
@@ -16,11 +17,14 @@ mod operate;
 mod progress;
 mod publish;
 mod reap;
+mod recipe;
 mod record;
 mod refuse;
+mod restore;
 mod run;
 mod sessions;
 mod stages;
+mod standing;
 mod turns;
 mod usage;
 
@@ -81,6 +85,8 @@ pub struct Control {
     wake: Notify,
     /// An agent came, went or changed.
     agents_changed: Notify,
+    /// Builds may not have been told all that is in the store.
+    missed: Notify,
 }
 
 /// What the farm's engines can do, all of them.
@@ -105,6 +111,7 @@ impl Control {
             turns: Turns::default(),
             wake: Notify::new(),
             agents_changed: Notify::new(),
+            missed: Notify::new(),
         })
     }
 
@@ -113,6 +120,7 @@ impl Control {
         tokio::spawn(dispatch::run(Arc::clone(self)));
         tokio::spawn(reap::run(Arc::clone(self)));
         tokio::spawn(dispatch::listen(Arc::clone(self)));
+        tokio::spawn(standing::run(Arc::clone(self)));
     }
 
     /// The sessions that clients hold open.

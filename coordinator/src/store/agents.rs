@@ -129,6 +129,7 @@ impl Store {
     /// An agent connects. One that the farm knows by its name keeps its id (else it gets `new`), and what it says over older connections
     /// doesn't count any more.
     pub async fn agent_hello(&self, new: AgentId, hello: &Hello) -> Result<AgentLink, StoreError> {
+        self.again(|| async {
         let mut tx = self.begin().await?;
         let row = sqlx::query!(
             "INSERT INTO agents (id, name, native_platform, platforms, emulated_platforms, slots, labels, version,
@@ -171,6 +172,7 @@ impl Store {
             epoch: Epoch(row.epoch),
             duty: duty(row.draining),
         })
+    }).await
     }
 
     /// An agent was heard. Stale if it has connected anew or was taken for away.
@@ -210,8 +212,9 @@ impl Store {
 
     /// An agent's connection ended. Stale if it has another already.
     pub async fn agent_away(&self, agent: AgentId, epoch: Epoch) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let rows = sqlx::query!(
+        self.again(|| async {
+            let mut tx = self.begin().await?;
+            let rows = sqlx::query!(
             "UPDATE agents SET state = 'away' WHERE id = $1 AND epoch = $2 AND state = 'connected'",
             agent.0,
             epoch.0,
@@ -219,9 +222,11 @@ impl Store {
         .execute(&mut *tx)
         .await?
         .rows_affected();
-        changed(rows, "the agent")?;
-        wake(&mut tx, &[Wake::Placement]).await?;
-        Ok(tx.commit().await?)
+            changed(rows, "the agent")?;
+            wake(&mut tx, &[Wake::Placement]).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// The agents that are taken for connected though nothing was heard of them since a lease would have ended that was renewed then.
@@ -252,10 +257,13 @@ impl Store {
 
     /// A coordinator starts: nobody is connected to it yet.
     pub async fn agent_all_away(&self) -> Result<(), StoreError> {
-        sqlx::query!("UPDATE agents SET state = 'away' WHERE state = 'connected'")
-            .execute(&mut *self.connection().await?)
-            .await?;
-        Ok(())
+        self.again(|| async {
+            sqlx::query!("UPDATE agents SET state = 'away' WHERE state = 'connected'")
+                .execute(&mut *self.connection().await?)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Has an agent take no new work, or take it again. Stale if there is no such agent.
@@ -312,7 +320,8 @@ impl Store {
 
     /// Every agent that the farm knows, by name.
     pub async fn agent_list(&self) -> Result<Vec<AgentRow>, StoreError> {
-        agent_rows(&mut *self.connection().await?).await
+        self.again(async || agent_rows(&mut *self.connection().await?).await)
+            .await
     }
 }
 

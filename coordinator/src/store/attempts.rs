@@ -220,22 +220,25 @@ impl Store {
 
     /// The agent took the offer.
     pub async fn attempt_accept(&self, agent: AgentId, held: Held) -> Result<(), StoreError> {
-        sqlx::query!(
-            "WITH taken AS (
+        self.again(|| async {
+            sqlx::query!(
+                "WITH taken AS (
                  UPDATE attempts SET state = 'running', started_at = now()
                  WHERE id = $1 AND token = $2 AND agent = $3 AND state = 'offered'
                  RETURNING build
              )
              SELECT pg_notify($4, 'build ' || build)::text AS told FROM taken",
-            held.attempt.0,
-            token_int(held.token),
-            agent.0,
-            WAKE_CHANNEL,
-        )
-        .fetch_optional(&mut *self.connection().await?)
-        .await?
-        .ok_or(STALE)?;
-        Ok(())
+                held.attempt.0,
+                token_int(held.token),
+                agent.0,
+                WAKE_CHANNEL,
+            )
+            .fetch_optional(&mut *self.connection().await?)
+            .await?
+            .ok_or(STALE)?;
+            Ok(())
+        })
+        .await
     }
 
     /// Renews the leases of what an agent says it runs, and returns those that were: of the others it must let go. A lease that ended
@@ -246,6 +249,7 @@ impl Store {
         held: &[Held],
         terms: &LeaseTerms,
     ) -> Result<Vec<AttemptId>, StoreError> {
+        self.again(|| async {
         let ids: Vec<Uuid> = held.iter().map(|held| held.attempt.0).collect();
         let tokens: Vec<i64> = held.iter().map(|held| token_int(held.token)).collect();
         let renewed = sqlx::query_scalar!(
@@ -266,10 +270,12 @@ impl Store {
         .fetch_all(&mut *self.connection().await?)
         .await?;
         Ok(renewed.into_iter().map(AttemptId).collect())
+    }).await
     }
 
     /// Gives every attempt that lives a whole lease from now: a coordinator that starts has heard nobody yet.
     pub async fn attempt_adopt(&self, terms: &LeaseTerms) -> Result<u64, StoreError> {
+        self.again(|| async {
         let adopted = sqlx::query!(
             "WITH live AS (
                  SELECT id FROM attempts WHERE state IN ('offered', 'running')
@@ -283,22 +289,26 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(adopted.rows_affected())
+    }).await
     }
 
     /// Attempts whose leases have ended, oldest first.
     pub async fn attempt_expired(&self, limit: u32) -> Result<Vec<LiveAttempt>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT id, token, build, stage, agent FROM attempts
+        self.again(|| async {
+            let rows = sqlx::query!(
+                "SELECT id, token, build, stage, agent FROM attempts
              WHERE state IN ('offered', 'running') AND lease_until < now()
              ORDER BY lease_until, id LIMIT $1",
-            i64::from(limit),
-        )
-        .fetch_all(&mut *self.connection().await?)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|r| LiveAttempt::new(r.id, r.token, BuildId(r.build), r.stage, r.agent))
-            .collect())
+                i64::from(limit),
+            )
+            .fetch_all(&mut *self.connection().await?)
+            .await?;
+            Ok(rows
+                .into_iter()
+                .map(|r| LiveAttempt::new(r.id, r.token, BuildId(r.build), r.stage, r.agent))
+                .collect())
+        })
+        .await
     }
 
     /// All attempts that live, or those on one agent: what a coordinator that starts, or an agent that connects, goes on with.
@@ -306,18 +316,21 @@ impl Store {
         &self,
         agent: Option<AgentId>,
     ) -> Result<Vec<LiveAttempt>, StoreError> {
-        let rows = sqlx::query!(
-            "SELECT id, token, build, stage, agent FROM attempts
+        self.again(|| async {
+            let rows = sqlx::query!(
+                "SELECT id, token, build, stage, agent FROM attempts
              WHERE state IN ('offered', 'running') AND ($1::uuid IS NULL OR agent = $1)
              ORDER BY token",
-            agent.map(|agent| agent.0),
-        )
-        .fetch_all(&mut *self.connection().await?)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|r| LiveAttempt::new(r.id, r.token, BuildId(r.build), r.stage, r.agent))
-            .collect())
+                agent.map(|agent| agent.0),
+            )
+            .fetch_all(&mut *self.connection().await?)
+            .await?;
+            Ok(rows
+                .into_iter()
+                .map(|r| LiveAttempt::new(r.id, r.token, BuildId(r.build), r.stage, r.agent))
+                .collect())
+        })
+        .await
     }
 }
 

@@ -122,10 +122,12 @@ pub enum BuildEnd<'a> {
 impl Store {
     /// Adds a build, in planning.
     pub async fn build_insert(&self, build: &NewBuild) -> Result<(), StoreError> {
+        self.again(|| async {
         let mut tx = self.begin().await?;
         sqlx::query!(
             "INSERT INTO builds (id, client_ref, project, priority, platforms, session, connection, frontend, deadline)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + $9::bigint * interval '1 millisecond')",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + $9::bigint * interval '1 millisecond')
+             ON CONFLICT (id) DO NOTHING",
             build.id.0,
             build.client_ref,
             build.project.0,
@@ -140,6 +142,7 @@ impl Store {
         .await?;
         wake(&mut tx, &[Wake::Build(build.id)]).await?;
         Ok(tx.commit().await?)
+    }).await
     }
 
     /// The builds that have taken longer than they may. One that publishes by now is let alone: it is nearly done, and tags move.
@@ -154,19 +157,29 @@ impl Store {
 
     /// All stages are done: now to publishing.
     pub async fn build_publish(&self, build: BuildId) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let rows = sqlx::query!(
-            "UPDATE builds SET state = 'publishing'
+        self.again_unless(
+            || async {
+                let mut tx = self.begin().await?;
+                let rows = sqlx::query!(
+                    "UPDATE builds SET state = 'publishing'
              WHERE id = $1 AND state = 'running'
                AND NOT EXISTS (SELECT FROM stages WHERE build = $1 AND state <> 'done')",
-            build.0,
+                    build.0,
+                )
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+                changed(rows, "the build")?;
+                wake(&mut tx, &[Wake::Build(build)]).await?;
+                Ok(tx.commit().await?)
+            },
+            || async {
+                let row = self.build_get(build).await?;
+                let publishing = row.is_some_and(|row| row.state == BuildState::Publishing);
+                Ok(publishing.then_some(()))
+            },
         )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        changed(rows, "the build")?;
-        wake(&mut tx, &[Wake::Build(build)]).await?;
-        Ok(tx.commit().await?)
+        .await
     }
 
     /// Ends a build, and with it all its stages and attempts that live. Returns those attempts: their agents are to be told.
@@ -175,6 +188,7 @@ impl Store {
         build: BuildId,
         end: BuildEnd<'_>,
     ) -> Result<Vec<LiveAttempt>, StoreError> {
+        self.again(|| async {
         let (state, error, response, digest) = match end {
             BuildEnd::Succeeded { response, digest } => {
                 (BuildState::Succeeded, None, Some(response), digest)
@@ -223,77 +237,92 @@ impl Store {
             .into_iter()
             .map(|row| LiveAttempt::new(row.id, row.token, build, row.stage, row.agent))
             .collect())
+    }).await
     }
 
     /// One build, if there is one of that id.
     pub async fn build_get(&self, build: BuildId) -> Result<Option<BuildRow>, StoreError> {
-        build_row(&mut *self.connection().await?, build).await
+        self.again(async || build_row(&mut *self.connection().await?, build).await)
+            .await
     }
 
     /// Builds, newest first.
     pub async fn build_list(&self, filter: &BuildFilter) -> Result<Vec<BuildRow>, StoreError> {
-        let states: Vec<String> = filter.states.iter().map(ToString::to_string).collect();
-        build_rows(
-            &mut *self.connection().await?,
-            None,
-            &states,
-            filter.limit.into(),
-        )
+        self.again(|| async {
+            let states: Vec<String> = filter.states.iter().map(ToString::to_string).collect();
+            build_rows(
+                &mut *self.connection().await?,
+                None,
+                &states,
+                filter.limit.into(),
+            )
+            .await
+        })
         .await
     }
 
     /// All builds that have not ended, oldest first: what a coordinator that starts goes on with.
     pub async fn build_live(&self) -> Result<Vec<BuildRow>, StoreError> {
-        let live = BuildState::ALL
-            .iter()
-            .filter(|state| !state.is_final())
-            .map(ToString::to_string);
-        let live: Vec<String> = live.collect();
-        let mut rows = build_rows(&mut *self.connection().await?, None, &live, i64::MAX).await?;
-        rows.reverse();
-        Ok(rows)
+        self.again(|| async {
+            let live = BuildState::ALL
+                .iter()
+                .filter(|state| !state.is_final())
+                .map(ToString::to_string);
+            let live: Vec<String> = live.collect();
+            let mut rows =
+                build_rows(&mut *self.connection().await?, None, &live, i64::MAX).await?;
+            rows.reverse();
+            Ok(rows)
+        })
+        .await
     }
 
     /// What a person means: an id, the beginning of one, the client's reference (of several the newest), or "latest".
     pub async fn build_find(&self, name: &str) -> Result<Found, StoreError> {
-        if name == "latest" {
-            let latest = sqlx::query_scalar!(
-                "SELECT id FROM builds ORDER BY created_at DESC, id DESC LIMIT 1"
-            );
-            let id = latest
-                .fetch_optional(&mut *self.connection().await?)
-                .await?;
-            return Ok(id.map_or(Found::Nothing, |id| Found::One(BuildId(id))));
-        }
-        if let Some((least, greatest)) = id_range(name) {
-            let ids = sqlx::query_scalar!(
-                "SELECT id FROM builds WHERE id BETWEEN $1 AND $2 LIMIT 2",
-                least,
-                greatest
-            )
-            .fetch_all(&mut *self.connection().await?)
-            .await?;
-            match ids[..] {
-                [] => {}
-                [id] => return Ok(Found::One(BuildId(id))),
-                _ => return Ok(Found::Several),
+        self.again(|| async {
+            if name == "latest" {
+                let latest = sqlx::query_scalar!(
+                    "SELECT id FROM builds ORDER BY created_at DESC, id DESC LIMIT 1"
+                );
+                let id = latest
+                    .fetch_optional(&mut *self.connection().await?)
+                    .await?;
+                return Ok(id.map_or(Found::Nothing, |id| Found::One(BuildId(id))));
             }
-        }
-        let id = sqlx::query_scalar!(
+            if let Some((least, greatest)) = id_range(name) {
+                let ids = sqlx::query_scalar!(
+                    "SELECT id FROM builds WHERE id BETWEEN $1 AND $2 LIMIT 2",
+                    least,
+                    greatest
+                )
+                .fetch_all(&mut *self.connection().await?)
+                .await?;
+                match ids[..] {
+                    [] => {}
+                    [id] => return Ok(Found::One(BuildId(id))),
+                    _ => return Ok(Found::Several),
+                }
+            }
+            let id = sqlx::query_scalar!(
             "SELECT id FROM builds WHERE client_ref = $1 ORDER BY created_at DESC, id DESC LIMIT 1",
             name,
         )
         .fetch_optional(&mut *self.connection().await?)
         .await?;
-        Ok(id.map_or(Found::Nothing, |id| Found::One(BuildId(id))))
+            Ok(id.map_or(Found::Nothing, |id| Found::One(BuildId(id))))
+        })
+        .await
     }
 
     /// The bytes from which the build's plan can be made again; `None` while it is planned.
     pub async fn build_plan_source(&self, build: BuildId) -> Result<Option<Vec<u8>>, StoreError> {
-        let plan = sqlx::query_scalar!("SELECT plan FROM builds WHERE id = $1", build.0)
-            .fetch_optional(&mut *self.connection().await?)
-            .await?;
-        Ok(plan.flatten())
+        self.again(|| async {
+            let plan = sqlx::query_scalar!("SELECT plan FROM builds WHERE id = $1", build.0)
+                .fetch_optional(&mut *self.connection().await?)
+                .await?;
+            Ok(plan.flatten())
+        })
+        .await
     }
 }
 

@@ -27,15 +27,18 @@ impl Store {
         kind: &str,
         data: &Value,
     ) -> Result<(), StoreError> {
-        sqlx::query!(
-            "INSERT INTO events (build, kind, data) VALUES ($1, $2, $3)",
-            build.map(|build| build.0),
-            kind,
-            data,
-        )
-        .execute(&mut *self.connection().await?)
-        .await?;
-        Ok(())
+        self.again(|| async {
+            sqlx::query!(
+                "INSERT INTO events (build, kind, data) VALUES ($1, $2, $3)",
+                build.map(|build| build.0),
+                kind,
+                data,
+            )
+            .execute(&mut *self.connection().await?)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// At most `limit` events of a build after the one of this id (0: from the beginning).
@@ -45,6 +48,7 @@ impl Store {
         after: i64,
         limit: u32,
     ) -> Result<Vec<EventRow>, StoreError> {
+        self.again(|| async {
         let rows = sqlx::query_as!(
             EventRow,
             "SELECT id, at, kind, data FROM events WHERE build = $1 AND id > $2 ORDER BY id LIMIT $3",
@@ -53,5 +57,6 @@ impl Store {
             i64::from(limit),
         );
         Ok(rows.fetch_all(&mut *self.connection().await?).await?)
+    }).await
     }
 }

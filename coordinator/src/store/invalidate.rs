@@ -63,25 +63,28 @@ impl Store {
         build: BuildId,
         agent: AgentId,
     ) -> Result<Invalidated, StoreError> {
-        let mut tx = self.begin().await?;
-        if !lock_running(&mut tx, build).await? {
-            return Ok(Invalidated::default());
-        }
-        // A target that is held was only to be built: that was done.
-        sqlx::query!(
-            "UPDATE outputs
+        self.again(|| async {
+            let mut tx = self.begin().await?;
+            if !lock_running(&mut tx, build).await? {
+                return Ok(Invalidated::default());
+            }
+            // A target that is held was only to be built: that was done.
+            sqlx::query!(
+                "UPDATE outputs
              SET agent = NULL,
                  state = CASE WHEN state = 'held' AND kind = 'edge' THEN 'missing' ELSE state END,
                  attempt = CASE WHEN state = 'held' AND kind = 'edge' THEN NULL ELSE attempt END
              WHERE build = $1 AND agent = $2",
-            build.0,
-            agent.0,
-        )
-        .execute(&mut *tx)
-        .await?;
-        let invalidated = invalidate_lost(&mut tx, build).await?;
-        tx.commit().await?;
-        Ok(invalidated)
+                build.0,
+                agent.0,
+            )
+            .execute(&mut *tx)
+            .await?;
+            let invalidated = invalidate_lost(&mut tx, build).await?;
+            tx.commit().await?;
+            Ok(invalidated)
+        })
+        .await
     }
 
     /// The registry has lost an edge's image. Where a keeper still holds the result, only the image is forgotten.

@@ -19,14 +19,17 @@ pub struct LogChunk {
 impl Store {
     /// Appends a piece. Callers collect: one append for each 64 KiB or second.
     pub async fn log_append(&self, build: BuildId, data: &[u8]) -> Result<(), StoreError> {
-        sqlx::query!(
-            "INSERT INTO logs (build, data) VALUES ($1, $2)",
-            build.0,
-            data
-        )
-        .execute(&mut *self.connection().await?)
-        .await?;
-        Ok(())
+        self.again(|| async {
+            sqlx::query!(
+                "INSERT INTO logs (build, data) VALUES ($1, $2)",
+                build.0,
+                data
+            )
+            .execute(&mut *self.connection().await?)
+            .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// At most `limit` pieces after the one of this number (0: from the beginning).
@@ -36,6 +39,7 @@ impl Store {
         after: i64,
         limit: u32,
     ) -> Result<Vec<LogChunk>, StoreError> {
+        self.again(|| async {
         let rows = sqlx::query_as!(
             LogChunk,
             "SELECT seq, at, data FROM logs WHERE build = $1 AND seq > $2 ORDER BY seq LIMIT $3",
@@ -44,5 +48,6 @@ impl Store {
             i64::from(limit),
         );
         Ok(rows.fetch_all(&mut *self.connection().await?).await?)
+    }).await
     }
 }

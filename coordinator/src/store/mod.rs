@@ -39,6 +39,7 @@ mod patience;
 mod publications;
 mod reports;
 mod stages;
+mod standing;
 mod views;
 mod wake;
 
@@ -55,6 +56,7 @@ pub use outputs::{Exported, OutputDone, OutputRow, OutputState};
 pub use publications::{NewPublication, PublicationRow, PublicationState};
 pub use reports::{AttemptDone, AttemptEnd, AttemptFailure, Outcome};
 pub use stages::{Hold, PlanRows, StageRow, Wants};
+pub use standing::Standing;
 pub use views::{BuildView, Place, Snapshot};
 pub use wake::{WAKE_CHANNEL, Wake, Wakes};
 

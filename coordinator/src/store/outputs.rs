@@ -106,28 +106,32 @@ impl Store {
         holder: AgentId,
         exported: &Exported,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let rows = sqlx::query!(
-            "UPDATE outputs SET state = 'exported', digest = $4, bytes = $5, response = $6
+        self.again(|| async {
+            let mut tx = self.begin().await?;
+            let rows = sqlx::query!(
+                "UPDATE outputs SET state = 'exported', digest = $4, bytes = $5, response = $6
              WHERE build = $1 AND kind = 'edge' AND number = $2 AND agent = $3 AND state = 'held'",
-            build.0,
-            int(edge.0),
-            holder.0,
-            exported.digest,
-            bigint(exported.bytes),
-            serde_json::json!(exported.response),
-        )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        changed(rows, "the output")?;
-        wake(&mut tx, &[Wake::Build(build), Wake::Placement]).await?;
-        Ok(tx.commit().await?)
+                build.0,
+                int(edge.0),
+                holder.0,
+                exported.digest,
+                bigint(exported.bytes),
+                serde_json::json!(exported.response),
+            )
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            changed(rows, "the output")?;
+            wake(&mut tx, &[Wake::Build(build), Wake::Placement]).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// The outputs of a build, edges before targets.
     pub async fn output_list(&self, build: BuildId) -> Result<Vec<OutputRow>, StoreError> {
-        output_rows(&mut *self.connection().await?, build).await
+        self.again(async || output_rows(&mut *self.connection().await?, build).await)
+            .await
     }
 }
 

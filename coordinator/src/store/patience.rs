@@ -120,10 +120,10 @@ impl Store {
     }
 
     /// Does `call` again as long as the database breaks it off.
-    pub(super) async fn again<T>(
-        &self,
-        call: impl AsyncFn() -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub(super) async fn again<T, Call>(&self, call: impl Fn() -> Call) -> Result<T, StoreError>
+    where
+        Call: Future<Output = Result<T, StoreError>>,
+    {
         let mut tries = Tries::of(self);
         loop {
             match call().await {
@@ -133,27 +133,29 @@ impl Store {
         }
     }
 
-    /// The same for a change that may have been made though its answer was lost: if the repetition is stale, `stands` says whether it was.
-    pub(super) async fn again_unless(
+    /// The same for a change whose caller must know that it was made: if the repetition is stale, `stands` says what was made of it by the try
+    /// whose answer was lost, if anything.
+    pub(super) async fn again_unless<T, Call, Stands>(
         &self,
-        call: impl AsyncFn() -> Result<(), StoreError>,
-        stands: impl AsyncFn() -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+        call: impl Fn() -> Call,
+        stands: impl Fn() -> Stands,
+    ) -> Result<T, StoreError>
+    where
+        Call: Future<Output = Result<T, StoreError>>,
+        Stands: Future<Output = Result<Option<T>, StoreError>>,
+    {
         let mut tries = Tries::of(self);
         let mut broken = false;
         loop {
             match call().await {
                 Err(stale) if stale.is_stale() && broken => {
-                    return match self.again(&stands).await? {
-                        true => Ok(()),
-                        false => Err(stale),
-                    };
+                    return self.again(stands).await?.ok_or(stale);
                 }
                 Err(error) => {
                     tries.again(error).await?;
                     broken = true;
                 }
-                Ok(()) => return Ok(()),
+                done => return done,
             }
         }
     }

@@ -79,6 +79,7 @@ impl Store {
         build: BuildId,
         publications: &[NewPublication],
     ) -> Result<(), StoreError> {
+        self.again(|| async {
         let mut tx = self.begin().await?;
         let publishing = sqlx::query_scalar!(
             "SELECT id FROM builds WHERE id = $1 AND state = 'publishing' FOR NO KEY UPDATE",
@@ -98,7 +99,8 @@ impl Store {
         sqlx::query!(
             "INSERT INTO publications (build, repository, tag, digest, previous)
              SELECT $1, p.repository, p.tag, p.digest, p.previous
-             FROM UNNEST($2::text[], $3::text[], $4::text[], $5::text[]) AS p (repository, tag, digest, previous)",
+             FROM UNNEST($2::text[], $3::text[], $4::text[], $5::text[]) AS p (repository, tag, digest, previous)
+             ON CONFLICT (build, repository, tag) DO NOTHING",
             build.0,
             &repositories,
             &tags,
@@ -108,6 +110,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         Ok(tx.commit().await?)
+    }).await
     }
 
     /// A publication was made.
@@ -141,22 +144,37 @@ impl Store {
         state: PublicationState,
         error: Option<&str>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let rows = sqlx::query!(
-            "UPDATE publications SET state = $4, error = $5
+        self.again_unless(
+            || async {
+                let mut tx = self.begin().await?;
+                let rows = sqlx::query!(
+                    "UPDATE publications SET state = $4, error = $5
              WHERE build = $1 AND repository = $2 AND tag = $3 AND state = 'intended'",
-            build.0,
-            repository,
-            tag.unwrap_or_default(),
-            state.as_str(),
-            error,
+                    build.0,
+                    repository,
+                    tag.unwrap_or_default(),
+                    state.as_str(),
+                    error,
+                )
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+                changed(rows, "the publication")?;
+                wake(&mut tx, &[Wake::Build(build)]).await?;
+                Ok(tx.commit().await?)
+            },
+            || async {
+                let rows = self.publication_list(build).await?;
+                let ended = rows.iter().any(|row| {
+                    let known = &row.publication;
+                    known.repository == repository
+                        && known.tag.as_deref() == tag
+                        && row.state == state
+                });
+                Ok(ended.then_some(()))
+            },
         )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        changed(rows, "the publication")?;
-        wake(&mut tx, &[Wake::Build(build)]).await?;
-        Ok(tx.commit().await?)
+        .await
     }
 
     /// The publications of a build, by repository and tag.
@@ -164,7 +182,8 @@ impl Store {
         &self,
         build: BuildId,
     ) -> Result<Vec<PublicationRow>, StoreError> {
-        publication_rows(&mut *self.connection().await?, build).await
+        self.again(async || publication_rows(&mut *self.connection().await?, build).await)
+            .await
     }
 }
 

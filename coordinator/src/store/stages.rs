@@ -79,26 +79,38 @@ impl Store {
         build: BuildId,
         plan: &PlanRows<'_>,
     ) -> Result<Vec<StageId>, StoreError> {
-        let mut tx = self.begin().await?;
-        let rows = sqlx::query!(
-            "UPDATE builds
+        self.again_unless(
+            || async {
+                let mut tx = self.begin().await?;
+                let rows = sqlx::query!(
+                    "UPDATE builds
              SET state = 'running', started_at = now(), build_platform = $2, plan = $3,
                  platforms = CASE WHEN cardinality(platforms) = 0 THEN $4::text[] ELSE platforms END
              WHERE id = $1 AND state = 'planning'",
-            build.0,
-            plan.build_platform.to_string(),
-            plan.source,
-            &texts(plan.targets.iter().map(|target| &target.platform)),
+                    build.0,
+                    plan.build_platform.to_string(),
+                    plan.source,
+                    &texts(plan.targets.iter().map(|target| &target.platform)),
+                )
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+                changed(rows, "the build")?;
+                insert_stages(&mut tx, build, plan).await?;
+                insert_outputs(&mut tx, build, plan).await?;
+                let settled = settle(&mut tx, build).await?;
+                tx.commit().await?;
+                Ok(settled.ready)
+            },
+            || async {
+                let stages = self.stage_list(build).await?;
+                let ready = stages
+                    .iter()
+                    .filter(|stage| stage.state == StageState::Ready);
+                Ok((!stages.is_empty()).then(|| ready.map(|stage| stage.number).collect()))
+            },
         )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        changed(rows, "the build")?;
-        insert_stages(&mut tx, build, plan).await?;
-        insert_outputs(&mut tx, build, plan).await?;
-        let settled = settle(&mut tx, build).await?;
-        tx.commit().await?;
-        Ok(settled.ready)
+        .await
     }
 
     /// Writes down why stages wait. Those that aren't ready any more, or are just changed by somebody else, are left alone: a hold is news,
@@ -136,24 +148,28 @@ impl Store {
 
     /// Nobody came to run it in time. Ending its build is the caller's next step.
     pub async fn stage_fail(&self, key: StageKey) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        let rows = sqlx::query!(
-            "UPDATE stages SET state = 'failed', since = now()
+        self.again(|| async {
+            let mut tx = self.begin().await?;
+            let rows = sqlx::query!(
+                "UPDATE stages SET state = 'failed', since = now()
              WHERE build = $1 AND number = $2 AND state = 'ready'",
-            key.build.0,
-            int(key.stage.0),
-        )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        changed(rows, "the stage")?;
-        wake(&mut tx, &[Wake::Build(key.build)]).await?;
-        Ok(tx.commit().await?)
+                key.build.0,
+                int(key.stage.0),
+            )
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            changed(rows, "the stage")?;
+            wake(&mut tx, &[Wake::Build(key.build)]).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
     }
 
     /// The stages of a build, in the plan's order.
     pub async fn stage_list(&self, build: BuildId) -> Result<Vec<StageRow>, StoreError> {
-        stage_rows(&mut *self.connection().await?, build).await
+        self.again(async || stage_rows(&mut *self.connection().await?, build).await)
+            .await
     }
 }
 
