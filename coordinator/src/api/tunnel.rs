@@ -43,13 +43,22 @@ async fn route(control: &Control, mut request: Request) -> Result<SessionRespons
         if let Some(answer) = control.stages().answer(&build, &question) {
             return Ok(answer);
         }
+        if control.sessions().get(&session).is_none()
+            && let Some(answer) = build.answer_credentials_alone(&question)
+        {
+            return Ok(answer);
+        }
         request = whole;
     }
-    let client = control.sessions().get(&session).ok_or_else(|| {
-        Status::unavailable(format!(
-            "no active session for {session}: the client is gone"
-        ))
-    })?;
+    let Some(client) = control.sessions().get(&session) else {
+        return build
+            .answer_alone(agent, request.uri().path())
+            .ok_or_else(|| {
+                Status::unavailable(format!(
+                    "no active session for {session}: the client is gone"
+                ))
+            });
+    };
     Ok(client.call(request).await?.map(gathered))
 }
 

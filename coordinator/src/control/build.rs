@@ -9,9 +9,11 @@ use croft_buildkit::session::auth;
 use croft_planner::{Bound, EdgeId, Output, Plan, StageId};
 use croft_proto::v1 as wire;
 use croft_scheduler::{AgentId, AttemptId, BuildId, ConnectionId};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::alone::Want;
 use super::failure::{Failure, Result};
 use super::image::{OciPlatform, Outputs, Shape};
 use super::progress::{Progress, Step};
@@ -84,6 +86,7 @@ pub struct Build {
     pub request: Request,
     progress: Arc<Progress>,
     rank: Rank,
+    pub(super) client: Client,
     cancel: CancellationToken,
     reason: OnceLock<String>,
     /// Set once it has a row and its session.
@@ -94,7 +97,8 @@ pub struct Build {
 }
 
 /// Whether a build stands for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Rank {
     /// It does.
     Outer,
@@ -102,8 +106,17 @@ pub(super) enum Rank {
     Within,
 }
 
+/// Whether the client that asked for a build can still be asked for anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Client {
+    /// It can: when it goes, the build is cancelled.
+    Here,
+    /// It went with the coordinator that it was connected to. The build goes on as far as it needs nothing of it.
+    Gone,
+}
+
 #[derive(Default)]
-struct Live {
+pub(super) struct Live {
     /// The sessions that agents open, by id, with the methods that they announce.
     sessions: BTreeMap<String, wire::Session>,
     /// Agents that hold something of this build: each has a keeper to be closed.
@@ -120,6 +133,8 @@ struct Live {
     /// What each attempt runs that was offered since the coordinator knows of the build.
     attempts: HashMap<AttemptId, StageId>,
     children: Vec<Arc<Build>>,
+    /// What was wanted of a client that is gone.
+    pub(super) wanted: BTreeSet<Want>,
 }
 
 /// A stage that waits.
@@ -189,10 +204,29 @@ impl Build {
         Self::telling(id, request, Arc::default(), Rank::Outer)
     }
 
+    /// A build that was begun by a coordinator before this one, with its plan.
+    pub(super) fn resumed(
+        id: BuildId,
+        request: Request,
+        sessions: Vec<wire::Session>,
+        planned: Planned,
+    ) -> Self {
+        let mut build = Self::telling(id, request, Arc::new(Progress::resumed()), Rank::Outer);
+        build.client = Client::Gone;
+        build.begun = OnceCell::new_with(Some(()));
+        build.planned = planned.into();
+        let ids = sessions.iter().map(|session| session.id.clone());
+        build.progress.sessions(ids);
+        let sessions = sessions.into_iter().map(|one| (one.id.clone(), one));
+        build.lock().sessions.extend(sessions);
+        build
+    }
+
     /// A build within another one, of which clients see nothing but its progress.
     pub(super) fn within(&self, id: BuildId) -> Self {
         let progress = Arc::clone(&self.progress);
-        let child = Self::telling(id, self.request.clone(), progress, Rank::Within);
+        let mut child = Self::telling(id, self.request.clone(), progress, Rank::Within);
+        child.client = self.client.clone();
         child.set_planner(self.planner());
         child
     }
@@ -203,6 +237,7 @@ impl Build {
             request,
             progress,
             rank,
+            client: Client::Here,
             cancel: CancellationToken::new(),
             reason: OnceLock::new(),
             begun: OnceCell::new(),
@@ -315,6 +350,11 @@ impl Build {
             .collect()
     }
 
+    /// Its sessions, as agents announce them.
+    pub(super) fn sessions(&self) -> Vec<wire::Session> {
+        self.lock().sessions.values().cloned().collect()
+    }
+
     /// What every agent is told about the build.
     pub(super) fn context(&self) -> wire::BuildContext {
         let live = self.lock();
@@ -424,6 +464,11 @@ impl Build {
         })
     }
 
+    /// Whether this is one of its attempts.
+    pub(super) fn tries(&self, attempt: AttemptId) -> bool {
+        self.lock().attempts.contains_key(&attempt)
+    }
+
     /// The agents that hold a keeper for it.
     pub(super) fn agents(&self) -> Vec<AgentId> {
         self.lock().agents.iter().copied().collect()
@@ -446,7 +491,8 @@ impl Build {
         self.lock().children.clone()
     }
 
-    /// Notes that a stage waits, and tells the client if it is for more than a free slot; once for each reason. Returns since when.
+    /// Notes that a stage waits, and tells the client if it is for more than a free slot; once for each reason. Returns for how long it has
+    /// waited for that.
     pub(super) fn waits(
         &self,
         stage: StageId,
@@ -498,7 +544,7 @@ impl Build {
         drop(waiting);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Live> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::registry::{self, RegistryError};
 
 /// What becomes of a build's results.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Outputs {
     /// Nothing leaves the farm: the results stay in the engines' caches.
     Keep,
@@ -19,8 +20,12 @@ pub enum Outputs {
     Image(ImageOutput),
 }
 
-/// An `image` exporter with `push=true`.
-#[derive(Clone, Debug, PartialEq)]
+/// An `image` exporter with `push=true`. Stored as the attributes that it was given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    try_from = "BTreeMap<String, String>",
+    into = "BTreeMap<String, String>"
+)]
 pub struct ImageOutput {
     /// The names just as the client wrote them, comma-joined: they go back to it.
     pub names: String,
@@ -30,6 +35,7 @@ pub struct ImageOutput {
     pub family: Family,
     /// Push nothing but digests: no tag moves.
     pub by_digest: bool,
+    given: BTreeMap<String, String>,
     /// Attributes that engines understand by themselves (compression and the like).
     attrs: BTreeMap<String, String>,
     annotations: Vec<Annotation>,
@@ -129,6 +135,20 @@ impl Outputs {
     }
 }
 
+impl TryFrom<BTreeMap<String, String>> for ImageOutput {
+    type Error = OutputError;
+
+    fn try_from(given: BTreeMap<String, String>) -> Result<Self, OutputError> {
+        Self::parse(&given)
+    }
+}
+
+impl From<ImageOutput> for BTreeMap<String, String> {
+    fn from(image: ImageOutput) -> Self {
+        image.given
+    }
+}
+
 impl ImageOutput {
     fn parse(given: &BTreeMap<String, String>) -> Result<Self, OutputError> {
         let mut attrs = given.clone();
@@ -174,6 +194,7 @@ impl ImageOutput {
             references,
             family,
             by_digest,
+            given: given.clone(),
             attrs: rest,
             annotations,
         })
@@ -302,7 +323,8 @@ impl ImageOutput {
 
 /// Whether an index or a bare manifest is published. A frontend that returns one unnamed result gets a bare manifest; one that returns a
 /// map gets an index, even over a single platform.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// One manifest, no index.
     Bare,

@@ -59,6 +59,8 @@ struct Inner {
     /// Who reported a vertex of an agent first: later reports by others are repetitions.
     owners: HashMap<String, Source>,
     sessions: HashSet<String>,
+    /// Vertices may have been told before, to somebody else.
+    resumed: bool,
     closed: bool,
 }
 
@@ -87,6 +89,13 @@ impl Default for Progress {
 }
 
 impl Progress {
+    /// The rest of a story whose beginning an earlier coordinator has told: of what had begun then, more may be said.
+    pub fn resumed() -> Self {
+        let progress = Self::default();
+        progress.lock().resumed = true;
+        progress
+    }
+
     /// The build's sessions: engines name exporters' vertices after them.
     pub fn sessions(&self, ids: impl IntoIterator<Item = String>) {
         self.lock().sessions.extend(ids);
@@ -254,7 +263,16 @@ impl Inner {
                 .or_insert_with(|| source.clone());
             owner == source
         });
-        let known = |digest: &String| self.owners.get(digest) == Some(source);
+        let (owners, resumed) = (&mut self.owners, self.resumed);
+        let mut known = |digest: &String| match resumed {
+            true => {
+                owners
+                    .entry(digest.clone())
+                    .or_insert_with(|| source.clone())
+                    == source
+            }
+            false => owners.get(digest) == Some(source),
+        };
         status.statuses.retain_mut(|s| {
             s.vertex = rename(&s.vertex);
             clip(&mut s.name);

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use oci_client::Reference;
 
 use super::build::{Build, Planned};
-use super::failure::{Failure, Kind, Result};
+use super::failure::{Failure, Result};
 use super::image::{Descriptor, ImageOutput, OciPlatform, PlatformManifest, Shape};
-use super::progress::Phase;
+use super::progress::{Phase, Step};
 use super::{Control, Sessions};
 use crate::registry::{self, Login, Registry, RegistryError};
-use crate::store::NewPublication;
+use crate::store::{NewPublication, PublicationRow, PublicationState};
 
 /// The client's credentials for the registries of its image. Fetched when the build is planned, in memory for its life only.
 pub(super) struct Logins(HashMap<String, Registry>);
@@ -82,14 +82,17 @@ impl Control {
     /// Publishes what the engines have pushed. Returns the response's keys.
     pub(super) async fn publish(
         &self,
-        build: &Build,
-        planned: &Planned,
-        image: &ImageOutput,
-        logins: &Logins,
+        order: &Order<'_>,
         pushed: &[BTreeMap<String, String>],
     ) -> Result<BTreeMap<String, String>> {
+        let Order {
+            build,
+            planned,
+            image,
+            ..
+        } = *order;
         let (manifest, mut response) = match planned.results.shape {
-            Shape::Bare => bare(image, logins, pushed).await?,
+            Shape::Bare => bare(order, pushed).await?,
             Shape::Index => index(image, planned, pushed)?,
         };
         response.insert("image.name".into(), image.names.clone());
@@ -103,21 +106,16 @@ impl Control {
         for platform in planned.results.repeated() {
             step.warn(&format!("Duplicate platform result requested {platform:?}"));
         }
-        let outcome = self.push(build, image, logins, &manifest, &step).await;
+        let outcome = self.push(order, &manifest, &step).await;
         if let Err(failure) = &outcome {
             step.fail(&failure.message);
         }
         outcome.map(|()| response)
     }
 
-    async fn push(
-        &self,
-        build: &Build,
-        image: &ImageOutput,
-        logins: &Logins,
-        manifest: &Manifest,
-        step: &super::progress::Step,
-    ) -> Result<()> {
+    async fn push(&self, order: &Order<'_>, manifest: &Manifest, step: &Step) -> Result<()> {
+        let Order { image, logins, .. } = *order;
+        let refused = |error| refused(order.build, error);
         for repository in image.repositories() {
             let by_digest = repository.clone_with_digest(manifest.digest.clone());
             let name = format!("pushing {}", by_digest.whole());
@@ -132,51 +130,161 @@ impl Control {
         if image.by_digest {
             return Ok(());
         }
-        let mut intents = Vec::new();
-        for reference in &image.references {
-            let previous = logins
-                .of(reference)?
-                .tag_get(reference)
-                .await
-                .map_err(refused)?;
-            intents.push(NewPublication {
-                repository: format!("{}/{}", registry::host(reference), reference.repository()),
-                tag: Some(reference.tag().unwrap_or("latest").to_owned()),
-                digest: manifest.digest.clone(),
-                previous,
-            });
-        }
-        self.store.publication_intend(build.id(), &intents).await?;
+        let intents = self.intents(order, manifest).await?;
+        let mut left = Vec::new();
         for (reference, intent) in image.references.iter().zip(&intents) {
             let name = format!("tagging {}", reference.whole());
             step.status(&name, Phase::Begun);
-            let put = logins
-                .of(reference)?
-                .manifest_put(reference, &manifest.media_type, manifest.bytes.clone())
-                .await;
-            let (repository, tag) = (&intent.repository, intent.tag.as_deref());
-            match &put {
-                Ok(()) => {
-                    self.store
-                        .publication_done(build.id(), repository, tag)
-                        .await?
+            match self.tag(order, reference, intent, manifest).await? {
+                Ok(()) => step.status(&name, Phase::Done),
+                Err(TagError::Refused(error)) => {
+                    let mut failure = refused(error);
+                    failure.message =
+                        format!("{}{}", failure.message, moved(&image.references, reference));
+                    return Err(failure);
                 }
-                Err(error) => {
-                    let why = error.to_string();
-                    self.store
-                        .publication_leave(build.id(), repository, tag, &why)
-                        .await?;
+                Err(TagError::Left(why)) => left.push(why),
+            }
+        }
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::build(left.join("; "))),
+        }
+    }
+
+    /// What each tag is to become and was before, in the order of the references: as it is stored, or stored now.
+    async fn intents(&self, order: &Order<'_>, manifest: &Manifest) -> Result<Vec<PublicationRow>> {
+        let mut intents = Vec::new();
+        for reference in &order.image.references {
+            let repository = format!("{}/{}", registry::host(reference), reference.repository());
+            let tag = Some(reference.tag().unwrap_or("latest").to_owned());
+            let begun = order
+                .begun
+                .iter()
+                .find(|row| row.publication.repository == repository && row.publication.tag == tag);
+            intents.push(match begun {
+                Some(row) if row.publication.digest != manifest.digest => {
+                    return Err(Failure::farm(format!(
+                        "{repository} was to get {}, and this version of croft makes {} of the same images: start the build again",
+                        row.publication.digest, manifest.digest
+                    )));
+                }
+                Some(row) => row.clone(),
+                None => PublicationRow {
+                    publication: NewPublication {
+                        repository,
+                        tag,
+                        digest: manifest.digest.clone(),
+                        previous: order
+                            .logins
+                            .of(reference)?
+                            .tag_get(reference)
+                            .await
+                            .map_err(|error| refused(order.build, error))?,
+                    },
+                    state: PublicationState::Intended,
+                    error: None,
+                },
+            });
+        }
+        let new = intents.iter().map(|intent| intent.publication.clone());
+        if order.begun.is_empty() {
+            let new: Vec<_> = new.collect();
+            self.store
+                .publication_intend(order.build.id(), &new)
+                .await?;
+        }
+        Ok(intents)
+    }
+
+    /// Moves one tag. Where an earlier coordinator may have been at it before: it is ours, then that is done; it is what it was before, then
+    /// it is moved; it is anything else, then it is left.
+    async fn tag(
+        &self,
+        order: &Order<'_>,
+        reference: &Reference,
+        intent: &PublicationRow,
+        manifest: &Manifest,
+    ) -> Result<std::result::Result<(), TagError>> {
+        let registry = order.logins.of(reference)?;
+        let PublicationRow {
+            publication,
+            state,
+            error,
+        } = intent;
+        match state {
+            PublicationState::Published => return Ok(Ok(())),
+            PublicationState::Left => {
+                let why = error.clone().unwrap_or_default();
+                return Ok(Err(TagError::Left(why)));
+            }
+            PublicationState::Intended => {}
+        }
+        let put = async {
+            if !order.begun.is_empty() {
+                let now = registry.tag_get(reference).await?;
+                if now.as_ref() == Some(&manifest.digest) {
+                    return Ok(());
+                }
+                if now != publication.previous {
+                    return Err(TagError::taken(reference, now));
                 }
             }
-            put.map_err(|error| {
-                let mut failure = refused(error);
-                failure.message =
-                    format!("{}{}", failure.message, moved(&image.references, reference));
-                failure
-            })?;
-            step.status(&name, Phase::Done);
+            let bytes = manifest.bytes.clone();
+            registry
+                .manifest_put(reference, &manifest.media_type, bytes)
+                .await?;
+            Ok(())
+        };
+        let put: std::result::Result<(), TagError> = put.await;
+        let (id, tag) = (order.build.id(), publication.tag.as_deref());
+        let repository = &publication.repository;
+        match &put {
+            Ok(()) => self.store.publication_done(id, repository, tag).await?,
+            Err(error) => {
+                let why = error.to_string();
+                self.store
+                    .publication_leave(id, repository, tag, &why)
+                    .await?;
+            }
         }
-        Ok(())
+        Ok(put)
+    }
+}
+
+/// What is published, for whom, and how far that is.
+#[derive(Clone, Copy)]
+pub(super) struct Order<'a> {
+    /// The build.
+    pub build: &'a Build,
+    /// Its plan.
+    pub planned: &'a Planned,
+    /// What it publishes.
+    pub image: &'a ImageOutput,
+    /// As whom.
+    pub logins: &'a Logins,
+    /// The tags that an earlier coordinator was about to move; empty if there was none.
+    pub begun: &'a [PublicationRow],
+}
+
+/// Why a tag was not moved.
+#[derive(Debug, thiserror::Error)]
+enum TagError {
+    /// The registry didn't let us.
+    #[error(transparent)]
+    Refused(#[from] RegistryError),
+    /// Somebody else did meanwhile.
+    #[error("{0}")]
+    Left(String),
+}
+
+impl TagError {
+    fn taken(reference: &Reference, now: Option<String>) -> Self {
+        let now = now.map_or("is gone".to_owned(), |now| format!("points at {now} now"));
+        Self::Left(format!(
+            "{} was left alone: somebody else changed it while the coordinator was away, and it {now}",
+            reference.whole()
+        ))
     }
 }
 
@@ -199,11 +307,11 @@ fn moved(all: &[Reference], failed: &Reference) -> String {
     }
 }
 
-fn refused(error: RegistryError) -> Failure {
-    Failure {
-        kind: Kind::Build,
-        message: format!("failed to push {error}"),
-        status: None,
+fn refused(build: &Build, error: RegistryError) -> Failure {
+    let failure = Failure::build(format!("failed to push {error}"));
+    match error {
+        RegistryError::Refused { .. } => build.refused(failure),
+        _ => failure,
     }
 }
 
@@ -216,22 +324,19 @@ struct Manifest {
 
 type Published = (Manifest, BTreeMap<String, String>);
 
-async fn bare(
-    image: &ImageOutput,
-    logins: &Logins,
-    pushed: &[BTreeMap<String, String>],
-) -> Result<Published> {
+async fn bare(order: &Order<'_>, pushed: &[BTreeMap<String, String>]) -> Result<Published> {
     let response = pushed
         .first()
         .ok_or_else(|| Failure::invalid("the build has no result to publish"))?;
     let descriptor = descriptor(response)?;
-    let first = &image.references[0];
+    let first = &order.image.references[0];
     let reference = first.clone_with_digest(descriptor.digest.clone());
-    let bytes = logins
+    let bytes = order
+        .logins
         .of(first)?
         .manifest_get(&reference)
         .await
-        .map_err(refused)?;
+        .map_err(|error| refused(order.build, error))?;
     let manifest = Manifest {
         media_type: descriptor.media_type,
         digest: descriptor.digest,

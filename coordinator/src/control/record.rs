@@ -1,13 +1,9 @@
-//! What is written down of a build for those who come later: its progress, and what its plan was made from.
+//! What is written down of a build for those who come later: its progress, and what happened to it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use bollard_buildkit_proto::moby::buildkit::v1::frontend as gateway;
-use croft_planner::{PlanInput, PlanOptions, Platform};
-use croft_scheduler::{BuildId, FleetView};
+use croft_scheduler::BuildId;
 use prost::Message as _;
-use serde::Serialize;
 
 use super::Control;
 use super::build::Build;
@@ -59,50 +55,4 @@ impl Control {
             tracing::warn!(kind, %error, "an event is not recorded");
         }
     }
-}
-
-#[derive(Serialize)]
-struct Source<'a> {
-    targets: Vec<(&'a str, &'a Platform)>,
-    build_platform: &'a Platform,
-    homes: Vec<(&'a Platform, Vec<&'a Platform>)>,
-    project: &'a str,
-    shared_keys: &'a BTreeMap<String, String>,
-}
-
-/// Everything that the plan depends on, as bytes: the definitions, and the rest beside them as JSON. The same fleet and definitions give
-/// the same plan again.
-pub(super) fn source(input: &PlanInput, options: &PlanOptions, fleet: &FleetView) -> Vec<u8> {
-    let agents = fleet.agents.iter();
-    let rest = Source {
-        targets: input
-            .targets
-            .iter()
-            .map(|t| (t.name.as_str(), &t.platform))
-            .collect(),
-        build_platform: &options.build_platform,
-        homes: agents
-            .map(|a| (&a.native, a.platforms.iter().collect()))
-            .collect(),
-        project: &options.project,
-        shared_keys: &options.shared_keys,
-    };
-    let refs = input.targets.iter().map(|target| {
-        let reference = gateway::Ref {
-            id: String::new(),
-            def: target.definition.clone(),
-        };
-        (target.name.clone(), reference)
-    });
-    gateway::Result {
-        metadata: HashMap::from([(
-            "croft.plan".to_owned(),
-            serde_json::to_vec(&rest).unwrap_or_default(),
-        )]),
-        attestations: HashMap::new(),
-        result: Some(gateway::result::Result::Refs(gateway::RefMap {
-            refs: refs.collect(),
-        })),
-    }
-    .encode_to_vec()
 }

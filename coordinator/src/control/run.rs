@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use croft_planner::{Homes, Output, PlanInput, PlanOptions, Platform, Stage, Target};
+use croft_planner::{Output, PlanInput, Platform, Stage, Target};
 use croft_scheduler::{BuildId, FleetView, all_servable, build_platform, servable};
 use serde_json::json;
 
-use super::build::{Build, Planned, Rank, Results};
+use super::build::{Build, Planned, Rank, Request, Results};
 use super::failure::{Failure, Kind, Result};
 use super::image::Outputs;
 use super::progress::Ending;
-use super::publish::{Logins, platform_name};
+use super::publish::{Logins, Order, platform_name};
+use super::recipe::Recipe;
 use super::{Control, config, record};
-use crate::store::{BuildEnd, NewBuild, PlanRows};
+use crate::store::{BuildEnd, NewBuild, PlanRows, PublicationRow};
 
 /// What goes back to the client.
 pub type Response = BTreeMap<String, String>;
@@ -98,25 +99,58 @@ impl Control {
             return Ok(Response::new());
         }
         self.begin(build).await?;
-        let logins = match &outputs {
+        let logins = self.logins(build, &outputs).await?;
+        let planned = tokio::select! {
+            planned = self.plan(build, results, outputs) => planned?,
+            reason = build.cancelled() => return Err(Failure::cancelled(reason)),
+        };
+        self.finish(build, planned, logins.as_ref()).await
+    }
+
+    /// Who the build is towards the registries that it publishes to.
+    pub(super) async fn logins(&self, build: &Build, outputs: &Outputs) -> Result<Option<Logins>> {
+        Ok(match outputs {
             Outputs::Keep => None,
             Outputs::Image(image) => {
                 let plain = &self.settings.plain_registries;
                 Some(Logins::fetch(&self.sessions, build, image, plain).await?)
             }
-        };
-        let planned = tokio::select! {
-            planned = self.plan(build, results, outputs) => planned?,
-            reason = build.cancelled() => return Err(Failure::cancelled(reason)),
-        };
+        })
+    }
+
+    /// Waits until all stages of a build that runs are done, and publishes.
+    pub(super) async fn finish(
+        &self,
+        build: &Build,
+        planned: &Planned,
+        logins: Option<&Logins>,
+    ) -> Result<Response> {
         self.wait(build).await?;
         self.store.build_publish(build.id()).await?;
+        self.deliver(build, planned, logins, &[]).await
+    }
+
+    /// Publishes a build whose stages are done. `begun` is what an earlier coordinator was about to do.
+    pub(super) async fn deliver(
+        &self,
+        build: &Build,
+        planned: &Planned,
+        logins: Option<&Logins>,
+        begun: &[PublicationRow],
+    ) -> Result<Response> {
         let (Outputs::Image(image), Some(logins)) = (&planned.outputs, logins) else {
             return Ok(Response::new());
         };
         let pushed = self.pushed(build, planned).await?;
+        let order = Order {
+            build,
+            planned,
+            image,
+            logins,
+            begun,
+        };
         tokio::select! {
-            response = self.publish(build, planned, image, &logins, &pushed) => response,
+            response = self.publish(&order, &pushed) => response,
             reason = build.cancelled() => Err(Failure::cancelled(reason)),
         }
     }
@@ -172,20 +206,34 @@ impl Control {
                 .check(&names, results.shape)
                 .map_err(|e| Failure::invalid(e.to_string()))?;
         }
-        let options = PlanOptions {
-            build_platform: platform.clone(),
-            homes: homes(&fleet),
-            project: self.settings.project.0.clone(),
+        let agents = fleet.agents.iter();
+        let recipe = Recipe {
+            request: Request {
+                outputs,
+                ..build.request.clone()
+            },
+            rank: build.rank(),
+            children: build.children().iter().map(|child| child.id()).collect(),
+            sessions: build.sessions(),
             shared_keys: build.shared_keys(),
-            limits: croft_planner::Limits::default(),
+            planner: build.planner(),
+            stages: self.stages.repository(),
+            build_platform: platform,
+            natives: agents
+                .map(|a| (a.native.clone(), a.platforms.iter().cloned().collect()))
+                .collect(),
+            project: self.settings.project.0.clone(),
+            results,
+            input: PlanInput { targets },
         };
-        let input = PlanInput { targets };
-        let source = record::source(&input, &options, &fleet);
         // Definitions may be large, and nothing here waits: not a task for the threads that serve everybody.
-        let plan = tokio::task::spawn_blocking(move || croft_planner::plan(input, &options))
-            .await
-            .map_err(|_| Failure::farm("planning was cut off"))?
-            .map_err(|error| Failure::invalid(error.to_string()))?;
+        let (mut recipe, plan) = tokio::task::spawn_blocking(move || {
+            let plan = recipe.plan();
+            (recipe, plan)
+        })
+        .await
+        .map_err(|_| Failure::farm("planning was cut off"))?;
+        let plan = plan.map_err(|error| Failure::invalid(error.to_string()))?;
         let needed: BTreeSet<&Platform> = plan.stages().iter().flat_map(|s| &s.platforms).collect();
         refuse_ungranted(build, plan.stages())?;
         servable(&fleet, needed)
@@ -201,12 +249,15 @@ impl Control {
             &self.sessions,
             named.into_iter().filter(|id| !id.is_empty()),
         );
+        recipe.sessions = build.sessions();
 
         // Known before it is stored: as soon as it is stored it may be placed.
+        let (results, outputs) = (recipe.results.clone(), recipe.request.outputs.clone());
         let planned = build.set_planned(Planned::new(plan, results, outputs))?;
+        let build_platform = recipe.build_platform.clone();
         let rows = PlanRows {
-            build_platform: &platform,
-            source: &source,
+            build_platform: &build_platform,
+            source: &recipe.encode(),
             stages: planned.plan.stages(),
             edges: planned.plan.edges(),
             targets: planned.plan.targets(),
@@ -234,7 +285,7 @@ impl Control {
     }
 
     /// Says how the build ended, and lets everybody go who holds something of it.
-    async fn end(&self, build: &Build, outcome: &Result<Response>) {
+    pub(super) async fn end(&self, build: &Build, outcome: &Result<Response>) {
         self.store_end(build, outcome).await;
         for part in build.children().iter().map(AsRef::as_ref).chain([build]) {
             for agent in part.agents() {
@@ -250,9 +301,13 @@ impl Control {
     }
 
     async fn store_end(&self, build: &Build, outcome: &Result<Response>) {
-        if build.begun.get().is_none() {
-            return;
+        if build.begun.get().is_some() {
+            self.store_end_of(build.id(), outcome).await;
         }
+    }
+
+    /// The same for a build of which there is but a row.
+    pub(super) async fn store_end_of(&self, build: BuildId, outcome: &Result<Response>) {
         let response;
         let end = match outcome {
             Ok(keys) => {
@@ -270,15 +325,15 @@ impl Control {
             },
         };
         let error = outcome.as_ref().err().map(|f| f.message.as_str());
-        match self.store.build_end(build.id(), end).await {
+        match self.store.build_end(build, end).await {
             Ok(cancelled) => {
-                tracing::info!(build = %build.id(), error, "a build ended");
+                tracing::info!(%build, error, "a build ended");
                 for attempt in cancelled {
                     self.cancel_attempt(&attempt, "the build is over");
                 }
             }
             Err(fault) => {
-                tracing::error!(build = %build.id(), %fault, "the end of a build can't be stored")
+                tracing::error!(%build, %fault, "the end of a build can't be stored")
             }
         }
     }
@@ -310,13 +365,6 @@ fn refuse_ungranted(build: &Build, stages: &[Stage]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn homes(fleet: &FleetView) -> Homes {
-    let agents = fleet.agents.iter();
-    agents
-        .map(|a| (a.native.clone(), a.platforms.clone()))
-        .collect()
 }
 
 fn oci(platform: &Platform) -> super::image::OciPlatform {

@@ -313,3 +313,45 @@ async fn an_offer_binds_each_input_to_where_it_is() {
     db.offer(build, 1, &arm64, &[image(0, "sha256:zero")]).await;
     db.offer(build, 2, &amd64, &[own(0)]).await;
 }
+
+#[tokio::test]
+async fn attempts_that_a_starting_coordinator_adopts_get_a_whole_lease_and_nothing_else() {
+    let db = Db::new().await;
+    let agent = db.agent("amd64-1", "linux/amd64").await;
+    let (long, short) = (db.planned(&single()).await, db.planned(&single()).await);
+    let kept = db.offer(long, 0, &agent, &[]).await;
+    let hour = LeaseTerms::new(Duration::from_secs(3600));
+    db.store
+        .attempt_renew(agent.id, &[kept], &hour)
+        .await
+        .unwrap();
+    let overdue = db.offer(short, 0, &agent, &[]).await;
+    db.execute("UPDATE attempts SET lease_until = now() - interval '1 hour' WHERE lease_until < now() + interval '30 minutes'")
+        .await;
+    let over = db.planned(&single()).await;
+    let ended = db.run(
+        over,
+        0,
+        &db.agent("amd64-2", "linux/amd64").await,
+        &[],
+        &[target(0)],
+    );
+    ended.await;
+
+    let before = db.view(long).await.attempts[0].lease_until;
+    let terms = LeaseTerms::default();
+    assert_eq!(db.store.attempt_adopt(&terms).await.unwrap(), 2);
+    assert_eq!(db.store.attempt_expired(10).await.unwrap(), []);
+    assert_eq!(
+        db.view(long).await.attempts[0].lease_until,
+        before,
+        "none is made shorter"
+    );
+    let attempt = &db.view(short).await.attempts[0];
+    assert_eq!(
+        (attempt.id, attempt.token),
+        (overdue.attempt, overdue.token)
+    );
+    let lease = attempt.lease_until - attempt.created_at;
+    assert!(lease >= chrono::TimeDelta::from_std(terms.lease).unwrap());
+}
