@@ -172,9 +172,14 @@ impl Part {
 
     /// Kills the part without a chance to say goodbye, and waits until it is gone. Its folder stays, for [`Part::start_again`].
     pub fn kill(&mut self) -> Result<()> {
+        self.stop(Signal::SIGKILL)
+    }
+
+    /// Sends the part a signal that ends it, and waits until it is gone. Its folder stays, for [`Part::start_again`].
+    pub fn stop(&mut self, signal: Signal) -> Result<()> {
         if let Some(process) = self.process().and_then(|id| i32::try_from(id).ok()) {
             // It may have ended by itself just now.
-            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
+            let _ = kill(Pid::from_raw(process), signal);
         }
         let killed = Instant::now();
         while self.ended()?.is_none() {
@@ -182,7 +187,7 @@ impl Part {
                 return Err(Error::NotReady {
                     part: self.name.clone(),
                     waited: TEARDOWN,
-                    last: "it was killed and does not end".to_owned(),
+                    last: format!("it got {signal} and does not end"),
                     log: self.log_tail(),
                 });
             }

@@ -27,11 +27,12 @@ pub use background::{Background, Hold, Up, export_lines};
 pub use base::{BASE_REPOSITORY, BaseImage};
 pub use engine::{Engine, EngineOptions, ImageStore};
 pub use error::{Error, Result};
-pub use farm::{Farm, FarmAgent};
+pub use farm::{Farm, FarmAgent, FarmCoordinator};
 pub use golang::GoImage;
 pub use home::Place;
 pub use options::{
-    AgentName, Architecture, Binaries, DEFAULT_AGENTS, EngineAddress, FarmOptions, Special, agents,
+    AgentName, Architecture, Binaries, Coordinators, DEFAULT_AGENTS, EngineAddress, FarmOptions,
+    Special, agents,
 };
 pub use parts::{Program, buildctl, buildx, dockerfile_frontend, psql, skopeo};
 pub use ports::Ports;

@@ -32,12 +32,24 @@ pub struct FarmOptions {
     pub engines: Vec<EngineAddress>,
     /// Whether the database syncs.
     pub durability: Durability,
+    /// How many coordinators there are.
+    pub coordinators: Coordinators,
     /// Further flags of the coordinator.
     pub coordinator_flags: Vec<String>,
     /// Further flags of every agent.
     pub agent_flags: Vec<String>,
     /// What is different about some agents.
     pub special: BTreeMap<AgentName, Special>,
+}
+
+/// How many coordinators a farm has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Coordinators {
+    /// One.
+    #[default]
+    One,
+    /// One that is active, and one that stands by.
+    Two,
 }
 
 /// What is different about an agent.
@@ -76,6 +88,7 @@ impl FarmOptions {
             engines: variable("CROFT_USE_ENGINES")
                 .map_or(Ok(Vec::new()), |value| engines(&value))?,
             durability: Durability::None,
+            coordinators: Coordinators::One,
             coordinator_flags: Vec::new(),
             agent_flags: Vec::new(),
             special: BTreeMap::new(),

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::User;
+use nix::{sys::signal::Signal, unistd::User};
 
 use crate::{
     error::{Doing, Error, Result},
@@ -119,7 +119,7 @@ impl Postgres {
             signal: "INT",
             grace: 10,
         };
-        let mut part = Launch {
+        let part = Launch {
             name: "PostgreSQL",
             home,
             stop,
@@ -127,18 +127,34 @@ impl Postgres {
             command,
         }
         .start()?;
-        let mut probe = psql(&program, address, &password);
-        probe.args(["-c", "SELECT 1"]);
-        part.wait_ready(READY_WITHIN, || {
-            parts::run(&mut probe)
-                .map(drop)
-                .map_err(|error| error.to_string())
-        })?;
-        Ok(Postgres {
+        let mut postgres = Postgres {
             part,
             address,
             password,
             program,
+        };
+        postgres.wait_ready()?;
+        Ok(postgres)
+    }
+
+    /// Ends it as its machine's owner does who restarts it: sessions end, what was committed stays. For [`Postgres::start_again`].
+    pub fn stop(&mut self) -> Result<()> {
+        self.part.stop(Signal::SIGINT)
+    }
+
+    /// Starts it again on its port, with what it had, and waits until it serves. It must have ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.part.start_again()?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let mut probe = psql(&self.program, self.address, &self.password);
+        probe.args(["-c", "SELECT 1"]);
+        self.part.wait_ready(READY_WITHIN, || {
+            parts::run(&mut probe)
+                .map(drop)
+                .map_err(|error| error.to_string())
         })
     }
 

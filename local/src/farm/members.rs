@@ -1,22 +1,15 @@
 //! The farm's own processes, the coordinator and the agents: their command lines, and when they are ready.
 
-use std::{
-    fs,
-    net::{SocketAddr, TcpStream},
-    path::PathBuf,
-    process::Command,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::Addresses;
 use crate::{
     engine::Engine,
     error::{Doing, Result},
     guard::{Launch, Part, Stop},
     home::{Home, Place, write_secret},
-    http,
     options::{AgentName, Architecture, Binaries, EngineAddress, FarmOptions},
     parts,
     registry::{Credentials, Registry},
@@ -76,30 +69,38 @@ pub(super) enum FarmEngine {
     Given(EngineAddress),
 }
 
-/// The running coordinator and its two ports.
+/// A coordinator and its two ports.
 #[derive(Debug)]
-pub(super) struct Coordinator {
-    pub part: Part,
+pub struct FarmCoordinator {
+    pub(super) part: Part,
+    ports: CoordinatorPorts,
+    binaries: Binaries,
+}
+
+/// Where a coordinator listens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CoordinatorPorts {
     pub client: SocketAddr,
     pub agents: SocketAddr,
 }
 
-/// Starts the coordinator and waits until both ports answer.
+/// Starts a coordinator. It may not serve yet: see [`FarmCoordinator::wait_active`].
 pub(super) fn coordinator(
     options: &FarmOptions,
     place: &Place,
-    addresses: &Addresses,
+    name: &str,
+    ports: CoordinatorPorts,
     database_url: &str,
     stage: &Registry,
-) -> Result<Coordinator> {
-    let home = Home::make(place, "coordinator")?;
+) -> Result<FarmCoordinator> {
+    let home = Home::make(place, name)?;
     let mut command = Command::new(options.binaries.coordinator());
     command
         .args([
             "--client-addr",
-            &addresses.client.to_string(),
+            &ports.client.to_string(),
             "--agent-addr",
-            &addresses.agents.to_string(),
+            &ports.agents.to_string(),
         ])
         .args([
             "--stage-registry",
@@ -119,31 +120,74 @@ pub(super) fn coordinator(
             .arg(&secret);
     }
     let part = Launch {
-        name: "the coordinator",
+        name: &format!("the {name}"),
         home,
         stop: STOP,
         hooks: None,
         command,
     }
     .start()?;
-    let mut coordinator = Coordinator {
+    Ok(FarmCoordinator {
         part,
-        client: addresses.client,
-        agents: addresses.agents,
-    };
-    coordinator.wait_ready()?;
-    Ok(coordinator)
+        ports,
+        binaries: options.binaries.clone(),
+    })
 }
 
-impl Coordinator {
-    /// Waits until both ports answer.
-    pub fn wait_ready(&mut self) -> Result<()> {
-        let (client, agents) = (self.client, self.agents);
-        self.part.wait_ready(COORDINATOR_WITHIN, || {
-            http::speaks_http2(TcpStream::connect(client))
-                .and_then(|()| http::speaks_http2(TcpStream::connect(agents)))
-                .map_err(|error| error.to_string())
+impl FarmCoordinator {
+    /// Where clients connect.
+    pub fn client_address(&self) -> SocketAddr {
+        self.ports.client
+    }
+
+    /// Where agents connect.
+    pub fn agent_address(&self) -> SocketAddr {
+        self.ports.agents
+    }
+
+    /// Its process, while it runs.
+    pub fn process(&self) -> Option<u32> {
+        self.part.process()
+    }
+
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.part.log()
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill(&mut self) -> Result<()> {
+        self.part.kill()
+    }
+
+    /// Ends it as a service manager does, and waits until it has.
+    pub fn stop(&mut self) -> Result<()> {
+        self.part.stop(Signal::SIGTERM)
+    }
+
+    /// Starts it again, on the same ports and with the same flags. It must have ended; it may not serve yet.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.part.start_again()
+    }
+
+    /// Waits until it is the active one.
+    pub fn wait_active(&mut self) -> Result<()> {
+        self.wait(|listed| listed.map(drop))
+    }
+
+    /// Waits until it says that it stands by.
+    pub fn wait_standing_by(&mut self) -> Result<()> {
+        self.wait(|listed| match listed {
+            Ok(_) => Err("it is active".to_owned()),
+            Err(answer) if answer.contains("stands by") => Ok(()),
+            Err(answer) => Err(answer),
         })
+    }
+
+    fn wait(&mut self, there: impl Fn(Answered) -> std::result::Result<(), String>) -> Result<()> {
+        let (binaries, client) = (&self.binaries, self.ports.client);
+        self.part
+            .wait_ready(COORDINATOR_WITHIN, || there(listed(binaries, client)))
     }
 }
 
@@ -151,7 +195,7 @@ impl Coordinator {
 pub(super) fn agent(
     options: &FarmOptions,
     place: &Place,
-    addresses: &Addresses,
+    coordinators: &[FarmCoordinator],
     name: AgentName,
     engine: FarmEngine,
 ) -> Result<FarmAgent> {
@@ -159,13 +203,12 @@ pub(super) fn agent(
     let home = Home::make(place, &format!("agent-{text}"))?;
     let state = home.path().join("state");
     fs::create_dir(&state).doing("make", &state)?;
+    let urls: Vec<_> = coordinators
+        .iter()
+        .map(|coordinator| format!("http://{}", coordinator.agent_address()))
+        .collect();
     let mut command = Command::new(options.binaries.agent());
-    command.args([
-        "--coordinator",
-        &format!("http://{}", addresses.agents),
-        "--name",
-        &text,
-    ]);
+    command.args(["--coordinator", &urls.join(","), "--name", &text]);
     match &engine {
         FarmEngine::Own(engine) => {
             command
@@ -212,26 +255,30 @@ pub(super) fn connected(
     client: SocketAddr,
     name: AgentName,
 ) -> std::result::Result<(), String> {
-    #[derive(Deserialize)]
-    struct Listed {
-        name: String,
-        state: String,
-    }
-    let mut command = Command::new(binaries.croft());
-    command.args([
-        "agents",
-        "ls",
-        "--format",
-        "json",
-        "--addr",
-        &client.to_string(),
-    ]);
-    let printed = parts::run(&mut command).map_err(|error| error.to_string())?;
-    let agents: Vec<Listed> =
-        serde_json::from_slice(&printed).map_err(|error| format!("croft agents ls: {error}"))?;
-    match agents.iter().find(|agent| agent.name == name.to_string()) {
+    match listed(binaries, client)?
+        .iter()
+        .find(|agent| agent.name == name.to_string())
+    {
         Some(agent) if agent.state == "connected" => Ok(()),
         Some(agent) => Err(format!("the coordinator says it is {}", agent.state)),
         None => Err("the coordinator does not know it".to_owned()),
     }
+}
+
+/// An agent as the coordinator shows it.
+#[derive(Deserialize)]
+struct Listed {
+    name: String,
+    state: String,
+}
+
+type Answered = std::result::Result<Vec<Listed>, String>;
+
+/// All agents that the coordinator knows.
+fn listed(binaries: &Binaries, client: SocketAddr) -> Answered {
+    let mut command = Command::new(binaries.croft());
+    let address = client.to_string();
+    command.args(["agents", "ls", "--format", "json", "--addr", &address]);
+    let printed = parts::run(&mut command).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&printed).map_err(|error| format!("croft agents ls: {error}"))
 }

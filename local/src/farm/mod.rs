@@ -10,15 +10,15 @@ use std::{
     thread::{Scope, ScopedJoinHandle},
 };
 
-pub use members::FarmAgent;
-use members::{AGENT_WITHIN, Coordinator, FarmEngine, agent, connected, coordinator};
+use members::{AGENT_WITHIN, CoordinatorPorts, FarmEngine, agent, connected, coordinator};
+pub use members::{FarmAgent, FarmCoordinator};
 
 use crate::{
     base::{BASE_REPOSITORY, BaseImage},
     engine::{Engine, EngineOptions, ImageStore},
     error::{Doing, Error, Result},
     home::{Place, temporary},
-    options::{AgentName, Binaries, FarmOptions},
+    options::{AgentName, Binaries, Coordinators, FarmOptions},
     parts,
     ports::Ports,
     postgres::{Postgres, PostgresOptions},
@@ -30,7 +30,8 @@ use crate::{
 pub struct Farm {
     // What depends on others ends first.
     agents: Vec<FarmAgent>,
-    coordinator: Coordinator,
+    /// The first is active at first.
+    coordinators: Vec<FarmCoordinator>,
     stage: Registry,
     private: Registry,
     registry: Registry,
@@ -43,8 +44,7 @@ pub struct Farm {
 
 /// The ports that people type, drawn in this order so that CROFT_PORT_BASE makes them predictable.
 struct Addresses {
-    client: SocketAddr,
-    agents: SocketAddr,
+    coordinator: CoordinatorPorts,
     registry: SocketAddr,
     private: SocketAddr,
     stage: SocketAddr,
@@ -54,12 +54,20 @@ struct Addresses {
 impl Addresses {
     fn draw(ports: Ports) -> Result<Addresses> {
         Ok(Addresses {
-            client: ports.draw()?,
-            agents: ports.draw()?,
+            coordinator: CoordinatorPorts::draw(ports)?,
             registry: ports.draw()?,
             private: ports.draw()?,
             stage: ports.draw()?,
             postgres: ports.draw()?,
+        })
+    }
+}
+
+impl CoordinatorPorts {
+    fn draw(ports: Ports) -> Result<CoordinatorPorts> {
+        Ok(CoordinatorPorts {
+            client: ports.draw()?,
+            agents: ports.draw()?,
         })
     }
 }
@@ -114,21 +122,28 @@ impl Farm {
         })?;
 
         let database_url = postgres.create_database_named("croft", "template0")?;
-        let coordinator = coordinator(&options, &place, &addresses, &database_url, &stage)?;
+        let start = |name, ports| coordinator(&options, &place, name, ports, &database_url, &stage);
+        let mut coordinators = vec![start("coordinator", addresses.coordinator)?];
+        coordinators[0].wait_active()?;
+        if options.coordinators == Coordinators::Two {
+            let mut standby = start("standby", CoordinatorPorts::draw(options.ports)?)?;
+            standby.wait_standing_by()?;
+            coordinators.push(standby);
+        }
         let started = options
             .agents
             .iter()
             .zip(engines)
-            .map(|(name, engine)| agent(&options, &place, &addresses, *name, engine));
+            .map(|(name, engine)| agent(&options, &place, &coordinators, *name, engine));
         let mut agents = started.collect::<Result<Vec<_>>>()?;
         for FarmAgent { name, part, .. } in &mut agents {
             part.wait_ready(AGENT_WITHIN, || {
-                connected(&options.binaries, addresses.client, *name)
+                connected(&options.binaries, addresses.coordinator.client, *name)
             })?;
         }
         Ok(Farm {
             agents,
-            coordinator,
+            coordinators,
             stage,
             private,
             registry,
@@ -164,7 +179,7 @@ impl Farm {
             .map(|agent| format!("{}={}", agent.name, agent.engine()))
             .collect();
         [
-            ("CROFT_ADDR", self.coordinator.client.to_string()),
+            ("CROFT_ADDR", self.client_address().to_string()),
             ("CROFT_REGISTRY", self.registry.address().to_string()),
             ("CROFT_PRIVATE", self.private.address().to_string()),
             (
@@ -190,33 +205,38 @@ impl Farm {
 
     /// Where clients connect.
     pub fn client_address(&self) -> SocketAddr {
-        self.coordinator.client
+        self.coordinators[0].client_address()
     }
 
     /// Where agents connect.
     pub fn agent_address(&self) -> SocketAddr {
-        self.coordinator.agents
+        self.coordinators[0].agent_address()
     }
 
     /// Kills the coordinator as `kill -9` does.
     pub fn kill_coordinator(&mut self) -> Result<()> {
-        self.coordinator.part.kill()
+        self.coordinators[0].kill()
     }
 
-    /// Starts the coordinator again, on the same ports and with the same flags, and waits until both answer. It must have ended.
+    /// Starts the coordinator again, on the same ports and with the same flags, and waits until it is at work. It must have ended.
     pub fn start_coordinator(&mut self) -> Result<()> {
-        self.coordinator.part.start_again()?;
-        self.coordinator.wait_ready()
+        self.coordinators[0].start_again()?;
+        self.coordinators[0].wait_active()
+    }
+
+    /// The coordinators; the first is the active one when the farm has started.
+    pub fn coordinators(&mut self) -> &mut [FarmCoordinator] {
+        &mut self.coordinators
     }
 
     /// The coordinator's process, while it runs.
     pub fn coordinator_process(&self) -> Option<u32> {
-        self.coordinator.part.process()
+        self.coordinators[0].process()
     }
 
     /// The coordinator's log.
     pub fn coordinator_log(&self) -> PathBuf {
-        self.coordinator.part.log()
+        self.coordinators[0].log()
     }
 
     /// The agents, in the order in which they were asked for.
@@ -239,9 +259,19 @@ impl Farm {
         &self.stage
     }
 
+    /// The same, to be broken.
+    pub fn stage_mut(&mut self) -> &mut Registry {
+        &mut self.stage
+    }
+
     /// The database server.
     pub fn postgres(&self) -> &Postgres {
         &self.postgres
+    }
+
+    /// The same, to be broken.
+    pub fn postgres_mut(&mut self) -> &mut Postgres {
+        &mut self.postgres
     }
 
     /// The coordinator's database.
@@ -263,6 +293,9 @@ impl Farm {
             ("private".to_owned(), self.private.log()),
             ("stage".to_owned(), self.stage.log()),
         ];
+        for standby in &self.coordinators[1..] {
+            logs.push(("standby".to_owned(), standby.log()));
+        }
         for agent in &self.agents {
             logs.push((agent.name.to_string(), agent.log()));
             if let FarmEngine::Own(engine) = &agent.engine {
@@ -282,7 +315,9 @@ impl Drop for Farm {
         for agent in &mut self.agents {
             agent.part.end();
         }
-        self.coordinator.part.end();
+        for coordinator in self.coordinators.iter_mut().rev() {
+            coordinator.part.end();
+        }
         for agent in &mut self.agents {
             if let FarmEngine::Own(engine) = &mut agent.engine {
                 engine.let_go();
@@ -370,7 +405,7 @@ impl fmt::Display for Farm {
         write!(
             f,
             "the farm at {} with the agents {}",
-            self.coordinator.client,
+            self.client_address(),
             names.join(", ")
         )
     }
