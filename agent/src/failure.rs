@@ -130,7 +130,7 @@ impl StageRegistry {
         self.0
             .as_deref()
             .and_then(|place| image.strip_prefix(place))
-            .is_some_and(|rest| rest.starts_with('/'))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '@', ':']))
     }
 
     fn is_to_blame(&self, status: &Status, output: &Output) -> bool {
@@ -236,6 +236,20 @@ mod tests {
             Failure::of_output(&away, &output, &stages).blame,
             Blame::StageRegistry
         );
+    }
+
+    #[test]
+    fn the_repository_that_the_coordinator_names_is_the_stage_registrys_too() {
+        let place = "stages.farm:5000/croft/default";
+        let stages = StageRegistry::from(place.to_owned());
+        let image = format!("{place}@sha256:00");
+        for output in [output(Some(place), None), output(None, Some(&image))] {
+            let failed = Status::unknown(format!("failed to push or pull {place}: 503"));
+            assert_eq!(
+                Failure::of_output(&failed, &output, &stages).blame,
+                Blame::StageRegistry
+            );
+        }
     }
 
     #[test]

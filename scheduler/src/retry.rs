@@ -1,10 +1,11 @@
-//! Who pays for a failure: the build's own is final, the farm's is retried elsewhere, each time a little later.
+//! Who pays for a failure: the build's own is final, the farm's is retried elsewhere, each time a little later, and that of its stage
+//! registry wherever it was, for longer.
 
 use std::time::Duration;
 
 use crate::lifecycle::FailureKind;
 
-/// What the farm spends on its own failures at one stage.
+/// What the farm spends on its own failures of one kind at one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FarmBudget {
     /// How many attempts at one stage may fail by the farm's fault before its build fails.
@@ -25,6 +26,15 @@ impl Default for FarmBudget {
     }
 }
 
+impl FarmBudget {
+    /// What it spends on failures of the stage registry: one that is started anew, or is away for a minute or two, fails no build.
+    pub const REGISTRY: FarmBudget = FarmBudget {
+        failures: 20,
+        first_wait: Duration::from_millis(500),
+        longest_wait: Duration::from_secs(15),
+    };
+}
+
 /// Whether a stage gets another attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
@@ -34,13 +44,17 @@ pub enum Retry {
     After(Duration),
 }
 
-/// What follows a failure of a kind at a stage at which the farm had failed `farm_failures` times before.
-pub fn retry(budget: &FarmBudget, farm_failures: u32, kind: FailureKind) -> Retry {
+/// What follows a failure of a kind at a stage that had failed in the same way `before` times. `budget` is that of the kind.
+pub fn retry(budget: &FarmBudget, before: u32, kind: FailureKind) -> Retry {
     match kind {
         FailureKind::Build => Retry::No,
-        FailureKind::Farm if farm_failures.saturating_add(1) >= budget.failures => Retry::No,
-        FailureKind::Farm => {
-            let factor = 1u32.checked_shl(farm_failures).unwrap_or(u32::MAX);
+        FailureKind::Farm | FailureKind::Registry
+            if before.saturating_add(1) >= budget.failures =>
+        {
+            Retry::No
+        }
+        FailureKind::Farm | FailureKind::Registry => {
+            let factor = 1u32.checked_shl(before).unwrap_or(u32::MAX);
             Retry::After(
                 budget
                     .first_wait
@@ -75,6 +89,19 @@ mod tests {
             .collect();
         let after = |s| Retry::After(Duration::from_secs(s));
         assert_eq!(all, [after(1), after(2), after(3), after(3), Retry::No]);
+    }
+
+    #[test]
+    fn a_stage_registry_that_is_away_for_minutes_uses_no_budget_up() {
+        let mut waited = Duration::ZERO;
+        let mut before = 0;
+        while let Retry::After(wait) = retry(&FarmBudget::REGISTRY, before, FailureKind::Registry) {
+            // It is back soon after it was started again.
+            assert!(wait <= Duration::from_secs(15));
+            waited += wait;
+            before += 1;
+        }
+        assert!(waited >= Duration::from_secs(180), "{waited:?}");
     }
 
     #[test]

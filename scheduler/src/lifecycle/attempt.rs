@@ -43,6 +43,7 @@ impl AttemptEvent {
         AttemptEvent::Succeeded,
         AttemptEvent::Failed(FailureKind::Build),
         AttemptEvent::Failed(FailureKind::Farm),
+        AttemptEvent::Failed(FailureKind::Registry),
         AttemptEvent::Cancelled,
         AttemptEvent::LeaseEnded,
     ];
@@ -87,7 +88,7 @@ impl AttemptState {
 
 #[cfg(test)]
 mod tests {
-    use super::FailureKind::{Build, Farm};
+    use super::FailureKind::{Build, Farm, Registry};
     use super::{AttemptEvent as E, AttemptState as S};
 
     #[test]
@@ -98,8 +99,10 @@ mod tests {
             (S::Running, E::Succeeded, S::Succeeded),
             (S::Offered, E::Failed(Build), S::Failed),
             (S::Offered, E::Failed(Farm), S::Failed),
+            (S::Offered, E::Failed(Registry), S::Failed),
             (S::Running, E::Failed(Build), S::Failed),
             (S::Running, E::Failed(Farm), S::Failed),
+            (S::Running, E::Failed(Registry), S::Failed),
             (S::Offered, E::Cancelled, S::Cancelled),
             (S::Running, E::Cancelled, S::Cancelled),
             (S::Offered, E::LeaseEnded, S::Lost),

@@ -43,8 +43,10 @@ pub struct UnknownState {
 pub enum FailureKind {
     /// The build's own: a command failed, a file is missing, a push was refused. Never retried.
     Build,
-    /// The farm's: agent lost, engine died, registry away, disk full. Retried elsewhere.
+    /// The farm's: agent lost, engine died, disk full. Retried elsewhere.
     Farm,
+    /// The stage registry's, which is the farm's too: it is away, fails, or has lost an image. Retried later, as elsewhere is no better.
+    Registry,
 }
 
 /// Declares an enum whose variants are words in the database.
@@ -94,6 +96,7 @@ impl FailureKind {
         match self {
             FailureKind::Build => "build",
             FailureKind::Farm => "farm",
+            FailureKind::Registry => "registry",
         }
     }
 }
@@ -111,6 +114,7 @@ impl std::str::FromStr for FailureKind {
         match text {
             "build" => Ok(FailureKind::Build),
             "farm" => Ok(FailureKind::Farm),
+            "registry" => Ok(FailureKind::Registry),
             _ => Err(UnknownState {
                 what: "a failure",
                 text: text.to_owned(),
