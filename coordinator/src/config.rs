@@ -26,6 +26,9 @@ pub struct Config {
     /// How builds are run.
     #[command(flatten)]
     pub policy: PolicyFlags,
+    /// What is kept.
+    #[command(flatten)]
+    pub retention: RetentionFlags,
     /// Logs and traces.
     #[command(flatten)]
     pub telemetry: Telemetry,
@@ -149,6 +152,29 @@ pub struct PolicyFlags {
     pub project: String,
 }
 
+/// What is kept, and for how long. Nothing that a running build needs ever goes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RetentionFlags {
+    /// How long builds that ended are remembered, for example `30d`.
+    #[arg(long, env = "CROFT_KEEP_BUILDS", default_value = "30d", value_parser = duration)]
+    pub keep_builds: Duration,
+    /// How many builds that ended are remembered.
+    #[arg(long, env = "CROFT_MAX_BUILDS", default_value_t = 100_000)]
+    pub max_builds: u64,
+    /// How long the logs of builds that ended are kept.
+    #[arg(long, env = "CROFT_KEEP_LOGS", default_value = "7d", value_parser = duration)]
+    pub keep_logs: Duration,
+    /// How much all logs may take in the database, for example `10GiB`; the oldest go first.
+    #[arg(long, env = "CROFT_MAX_LOG_BYTES", default_value = "10GiB", value_parser = bytes)]
+    pub max_log_bytes: u64,
+    /// How long an image stays in the stage registry that no build uses; at least `1d`.
+    #[arg(long, env = "CROFT_KEEP_STAGE_IMAGES", default_value = "7d", value_parser = stage_images)]
+    pub keep_stage_images: Duration,
+    /// How much the images in the stage registry may take; those go first that were used longest ago, but none of the last day.
+    #[arg(long, env = "CROFT_MAX_STAGE_BYTES", default_value = "100GiB", value_parser = bytes)]
+    pub max_stage_bytes: u64,
+}
+
 /// Logs and traces.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Telemetry {
@@ -172,7 +198,38 @@ pub enum LogFormat {
     Json,
 }
 
-/// Reads `90s`, `10m`, `1h`, `500ms`; a bare number is seconds.
+/// Images of the last day stay.
+fn stage_images(text: &str) -> Result<Duration, String> {
+    let keep = duration(text)?;
+    (keep >= crate::control::LATELY)
+        .then_some(keep)
+        .ok_or_else(|| format!("{text:?} is too short: what was used within a day always stays"))
+}
+
+/// Reads `512MiB`, `10GiB`, `2TB`; a bare number is bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let at = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let factor = match unit {
+        "" | "B" => Some(1),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "TB" => Some(1_000_000_000_000),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        "TiB" => Some(1 << 40),
+        _ => None,
+    };
+    let number: Option<u64> = number.parse().ok();
+    number
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .ok_or_else(|| format!("{text:?} is no size: write it like 512MiB or 10GiB"))
+}
+
+/// Reads `90s`, `10m`, `1h`, `7d`, `500ms`; a bare number is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let at = text
         .find(|c: char| !c.is_ascii_digit())
@@ -180,18 +237,19 @@ fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(at);
     let number: u64 = number
         .parse()
-        .map_err(|_| format!("{text:?} is no duration: write it like 90s, 10m or 1h"))?;
+        .map_err(|_| format!("{text:?} is no duration: write it like 90s, 10m, 1h or 7d"))?;
     let millis = match unit {
         "ms" => Some(1),
         "" | "s" => Some(1000),
         "m" => Some(60_000),
         "h" => Some(3_600_000),
+        "d" => Some(86_400_000),
         _ => None,
     };
     millis
         .and_then(|m: u64| number.checked_mul(m))
         .map(Duration::from_millis)
-        .ok_or_else(|| format!("{text:?} is no duration: write it like 90s, 10m or 1h"))
+        .ok_or_else(|| format!("{text:?} is no duration: write it like 90s, 10m, 1h or 7d"))
 }
 
 /// A lease that can be renewed in time.
@@ -224,9 +282,26 @@ mod tests {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for bad in ["", "m", "10 m", "-1s", "1d", "99999999999999999999s"] {
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for bad in ["", "m", "10 m", "-1s", "1y", "99999999999999999999s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(bytes("10GiB"), Ok(10 << 30));
+        assert_eq!(bytes("500MB"), Ok(500_000_000));
+        assert_eq!(bytes("7"), Ok(7));
+        for bad in ["", "GiB", "1 GiB", "-1", "1gib", "99999999999TiB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn images_of_the_last_day_always_stay() {
+        assert!(stage_images("1d").is_ok());
+        assert!(stage_images("23h").is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, Listen, StageRegistry as StageFlags};
-use crate::control::{Control, Settings, StageRegistry};
+use crate::control::{Control, Retention, Settings, StageRegistry};
 use crate::ports::{self, Gate};
 use crate::registry::Login;
 use crate::store::{
@@ -263,6 +263,14 @@ fn settings(config: &Config) -> Settings {
         leases: LeaseTerms::new(config.policy.lease),
         budget: croft_scheduler::FarmBudget::default(),
         policy: croft_scheduler::Policy::default(),
+        retention: Retention {
+            builds: config.retention.keep_builds,
+            max_builds: config.retention.max_builds,
+            logs: config.retention.keep_logs,
+            max_log_bytes: config.retention.max_log_bytes,
+            images: config.retention.keep_stage_images,
+            max_image_bytes: config.retention.max_stage_bytes,
+        },
         entitlements: BTreeSet::from_iter(config.policy.allow_entitlement.clone()),
         project: Project(config.policy.project.clone()),
         plain_registries: config.stages.insecure_registry.clone(),

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::alone::Want;
 use super::failure::{Failure, Result};
 use super::image::{OciPlatform, Outputs, Shape};
+use super::images::Images;
 use super::progress::{Progress, Step};
 use super::sessions::Sessions;
 
@@ -130,6 +131,8 @@ pub(super) struct Live {
     waiting: HashMap<StageId, Waiting>,
     /// Exports under way, by edge.
     exporting: BTreeSet<EdgeId>,
+    /// What is known of its results in the stage registry.
+    pub(super) images: Images,
     /// What each attempt runs that was offered since the coordinator knows of the build.
     attempts: HashMap<AttemptId, StageId>,
     children: Vec<Arc<Build>>,

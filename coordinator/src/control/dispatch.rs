@@ -8,7 +8,7 @@ use std::time::Duration;
 use croft_planner::{Binding, Bound, CutEdge, EdgeId, Output, PlannedTarget, Stage};
 use croft_proto::v1 as wire;
 use croft_scheduler::place::{Decision, ReadyStage, Reason, Refusal, Supply, place};
-use croft_scheduler::{AgentId, AttemptId, FailureKind, FleetView, StageKey};
+use croft_scheduler::{AgentId, AttemptId, FailureKind, FleetView, Retry, StageKey};
 use prost::Message as _;
 use wire::answer::Answer;
 use wire::coordinator_message::Message;
@@ -19,8 +19,9 @@ use super::build::{Build, Planned, Tell};
 use super::events::{exported_digest, output_name};
 use super::failure::{Failure, Kind, Result};
 use super::image::Outputs;
+use super::images;
 use super::stages::Compression;
-use crate::store::{self, Epoch, Exported, Hold, NewAttempt, OutputState, Snapshot, Wake, Wants};
+use crate::store::{self, Epoch, Hold, NewAttempt, OutputState, Snapshot, Wake, Wants};
 
 /// How often the loop looks though nobody woke it: pauses end, and a wake may be missed.
 const POLL: Duration = Duration::from_secs(1);
@@ -51,7 +52,11 @@ pub(super) async fn listen(control: Arc<Control>) {
                 match wakes.next().await {
                     // What a build's own loop waits for it hears from the events that are stored.
                     Ok(Wake::Build(_)) => {}
-                    Ok(Wake::Placement | Wake::Everything) => control.wake(),
+                    Ok(Wake::Placement) => control.wake(),
+                    Ok(Wake::Everything) => {
+                        control.wake();
+                        control.missed.notify_one();
+                    }
                     // Whoever stops waits until its connection is free.
                     Err(error) if error.is_closed() => return,
                     Err(error) => {
@@ -101,7 +106,6 @@ async fn pass(control: &Arc<Control>) -> Result<()> {
                 }
             }
             Decision::Placed { agent, reason, .. } => {
-                build.goes_on(key.stage);
                 let offer = Offering {
                     build: &build,
                     planned,
@@ -109,6 +113,15 @@ async fn pass(control: &Arc<Control>) -> Result<()> {
                     stage,
                     agent,
                 };
+                match images::supply(control, &build, &offer.images(&snapshot)) {
+                    images::Supply::There => build.goes_on(key.stage),
+                    images::Supply::Asked => continue,
+                    images::Supply::Away(why) => {
+                        let why = format!("the stage registry ({why})");
+                        holds.push(wait_for_registry(control, &build, stage, key, why).await?);
+                        continue;
+                    }
+                }
                 offer.make(control, &snapshot, &reason).await?;
                 feeding |= !stage.outputs.is_empty();
             }
@@ -175,24 +188,48 @@ async fn hold(
         Wants::Slot => Tell::Nobody,
     };
     let waited = build.waits(key.stage, &stage.name, &text, tell);
-    let in_vain = wants == Wants::Agent && waited >= control.settings.agent_wait;
-    if why.is_for_ever() || in_vain {
-        let waited = match why.is_for_ever() {
-            true => String::new(),
-            false => format!(" (waited {} s)", waited.as_secs()),
-        };
-        match control.store.stage_fail(key).await {
-            Ok(()) => build.fail(Failure::unservable(format!("{text}{waited}"))),
-            // It goes on after all.
-            Err(error) if error.is_stale() => {}
-            Err(error) => return Err(error.into()),
-        }
+    if why.is_for_ever() {
+        in_vain(control, build, key, Failure::unservable(&text)).await?;
+    } else if wants == Wants::Agent && waited >= control.settings.agent_wait {
+        let text = format!("{text} (waited {} s)", waited.as_secs());
+        in_vain(control, build, key, Failure::unservable(text)).await?;
     }
     Ok(Hold {
         key,
         why: text,
         wants,
     })
+}
+
+/// The same for a stage that could go to an agent, if the registry had its inputs for it.
+async fn wait_for_registry(
+    control: &Control,
+    build: &Build,
+    stage: &Stage,
+    key: StageKey,
+    why: String,
+) -> Result<Hold> {
+    let waited = build.waits(key.stage, &stage.name, &why, Tell::Client);
+    if waited >= control.settings.agent_wait {
+        let text = format!("{why} (waited {} s)", waited.as_secs());
+        in_vain(control, build, key, Failure::farm(text)).await?;
+    }
+    Ok(Hold {
+        key,
+        why,
+        wants: Wants::Agent,
+    })
+}
+
+/// Ends a build one of whose stages waits for what won't come.
+async fn in_vain(control: &Control, build: &Build, key: StageKey, why: Failure) -> Result<()> {
+    match control.store.stage_fail(key).await {
+        Ok(()) => build.fail(why),
+        // It goes on after all.
+        Err(error) if error.is_stale() => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// A stage on its way to an agent.
@@ -283,6 +320,20 @@ impl Offering<'_> {
                 .await;
         }
         Ok(())
+    }
+
+    /// The inputs that it takes from the stage registry, with their digests.
+    fn images(&self, snapshot: &Snapshot) -> Vec<(EdgeId, String)> {
+        let image = |edge: &EdgeId| {
+            let place = snapshot.places.get(&(self.key.build, *edge))?;
+            let own = place.agent == Some(self.agent)
+                && self
+                    .planned
+                    .bound(Output::Edge(*edge), self.agent)
+                    .is_some();
+            (!own).then_some((*edge, place.digest.clone()?))
+        };
+        self.stage.inputs.iter().filter_map(image).collect()
     }
 
     /// What stands for each input: the agent's own result where its keeper holds it or is about to, else the image. `None` if one is at
@@ -446,16 +497,26 @@ fn export(control: &Arc<Control>, build: &Arc<Build>, edge: EdgeId, snapshot: &S
             outcome = export_held(&control, &build, edge, holder) => outcome,
             reason = build.cancelled() => Err(Failure::cancelled(reason)),
         };
-        build.end_export(edge);
         if let Err(failure) = outcome {
-            if failure.kind == Kind::Build {
-                // A path that is to be copied isn't there.
-                build.fail(failure.clone());
-            }
             tracing::warn!(build = %build.id(), %edge, %failure, "a result can't be handed over");
-            // The stages that wait for it try again with the next round; a pause keeps that from being a busy loop.
-            tokio::time::sleep(AWAY).await;
+            match build.export_failed(edge) {
+                // The stages that wait for it try again with the round after that.
+                Retry::After(pause) if failure.kind != Kind::Build => {
+                    let title = build.export_title(Output::Edge(edge));
+                    let step = build
+                        .progress()
+                        .step(&format!("[croft] {title}: tried again"));
+                    step.log(&failure.message);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        _ = build.cancelled() => {}
+                    }
+                }
+                // A path that is to be copied isn't there, or the farm has tried often enough.
+                _ => build.fail(failure),
+            }
         }
+        build.end_export(edge);
         control.wake();
     });
 }
@@ -495,11 +556,10 @@ async fn export_held(
     };
     let digest = exported_digest(&answer.exporter_response)
         .ok_or_else(|| Failure::farm("an engine exported a result and did not say which"))?;
-    let exported = Exported {
-        bytes: control.stage_bytes(&digest).await,
-        digest,
-        response: answer.exporter_response.into_iter().collect(),
-    };
+    let response = answer.exporter_response;
+    let exported = control
+        .exported(Some(build.id()), Output::Edge(edge), digest, response)
+        .await?;
     control
         .store
         .output_export(build.id(), edge, holder, &exported)

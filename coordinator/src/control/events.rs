@@ -244,7 +244,7 @@ impl Control {
             Some(digest) => {
                 let build = self.build_trying(held.attempt).map(|build| build.id());
                 let response = said.exporter_response;
-                Some(self.exported(build, output, digest, response).await)
+                Some(self.exported(build, output, digest, response).await?)
             }
         };
         let done = [OutputDone { output, exported }];

@@ -78,7 +78,9 @@ impl Failure {
         let kind = match failure.kind() {
             wire::failure::Kind::Build => Kind::Build,
             wire::failure::Kind::Cancelled => Kind::Cancelled,
-            wire::failure::Kind::Farm | wire::failure::Kind::Unspecified => Kind::Farm,
+            wire::failure::Kind::Farm
+            | wire::failure::Kind::StageRegistry
+            | wire::failure::Kind::Unspecified => Kind::Farm,
         };
         let status = (!failure.status.is_empty())
             .then(|| croft_buildkit::errors::decode(&failure.status).ok())

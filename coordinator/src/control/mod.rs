@@ -21,6 +21,7 @@ mod recipe;
 mod record;
 mod refuse;
 mod restore;
+mod retain;
 mod run;
 mod sessions;
 mod stages;
@@ -43,6 +44,7 @@ pub use events::{Joining, Linked};
 pub use failure::{Failure, Kind, Result};
 pub use fleet::{Ends, Fleet};
 pub use progress::{Progress, Reader};
+pub use retain::{LATELY, Retention};
 pub use sessions::Sessions;
 pub use stages::StageRegistry;
 
@@ -64,6 +66,8 @@ pub struct Settings {
     pub budget: FarmBudget,
     /// How placement weighs things.
     pub policy: Policy,
+    /// What is kept, and for how long.
+    pub retention: Retention,
     /// Entitlements that builds may have.
     pub entitlements: BTreeSet<String>,
     /// Whose builds these are.
@@ -119,6 +123,7 @@ impl Control {
     pub fn start(self: &Arc<Self>) {
         tokio::spawn(dispatch::run(Arc::clone(self)));
         tokio::spawn(reap::run(Arc::clone(self)));
+        tokio::spawn(retain::run(Arc::clone(self)));
         tokio::spawn(dispatch::listen(Arc::clone(self)));
         tokio::spawn(standing::run(Arc::clone(self)));
     }

@@ -16,6 +16,7 @@ use tonic::Code;
 use super::build::Build;
 use super::image::OciPlatform;
 use crate::registry::{self, Login, Registry, RegistryError};
+use crate::store::ImageBlob;
 
 /// How a result's layers are compressed. It sticks to them wherever they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,43 @@ pub struct StageRegistry {
     login: Login,
     registry: Registry,
     plain: bool,
+}
+
+/// What the manifest of a result names.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Manifest {
+    config: Blob,
+    layers: Vec<Blob>,
+}
+
+/// Something in the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub struct Blob {
+    /// Its digest.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl From<&Blob> for ImageBlob {
+    fn from(blob: &Blob) -> Self {
+        Self {
+            digest: blob.digest.clone(),
+            bytes: blob.size,
+        }
+    }
+}
+
+impl Manifest {
+    /// The compressed bytes of its layers.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.size).sum()
+    }
+
+    /// All that must be there for it to be read.
+    pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
+        self.layers.iter().chain([&self.config])
+    }
 }
 
 impl StageRegistry {
@@ -138,24 +176,36 @@ impl StageRegistry {
         policy
     }
 
-    /// The compressed bytes of a result's layers, as its manifest says.
-    pub async fn bytes(&self, digest: &str) -> Result<u64, RegistryError> {
-        #[derive(Deserialize)]
-        struct Manifest {
-            layers: Vec<Layer>,
+    /// Whether a result is there as a whole, with all that its manifest names.
+    pub async fn has(&self, digest: &str) -> Result<bool, RegistryError> {
+        let manifest = match self.manifest(digest).await {
+            Ok(manifest) => manifest,
+            Err(RegistryError::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let reference = registry::reference(&self.image(digest))?;
+        for blob in manifest.blobs() {
+            if !self.registry.blob_exists(&reference, &blob.digest).await? {
+                return Ok(false);
+            }
         }
-        #[derive(Deserialize)]
-        struct Layer {
-            size: u64,
-        }
+        Ok(true)
+    }
+
+    /// Deletes a result. Its layers go when the registry collects its garbage.
+    pub async fn delete(&self, digest: &str) -> Result<(), RegistryError> {
+        let reference = registry::reference(&self.image(digest))?;
+        self.registry.manifest_delete(&reference).await
+    }
+
+    /// What a result consists of.
+    pub async fn manifest(&self, digest: &str) -> Result<Manifest, RegistryError> {
         let reference = registry::reference(&self.image(digest))?;
         let bytes = self.registry.manifest_get(&reference).await?;
-        let manifest: Manifest =
-            serde_json::from_slice(&bytes).map_err(|error| RegistryError::Other {
-                reference: reference.whole(),
-                why: error.to_string(),
-            })?;
-        Ok(manifest.layers.iter().map(|layer| layer.size).sum())
+        serde_json::from_slice(&bytes).map_err(|error| RegistryError::Other {
+            reference: reference.whole(),
+            why: error.to_string(),
+        })
     }
 
     /// The farm's answer to a session's question about credentials, if it is about this registry. A build's engines get them only once

@@ -4,14 +4,15 @@
 //! [`crate::control::image`]; whose credentials are used is decided by the caller.
 
 use std::fmt;
+use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
 use http::HeaderValue;
-use oci_client::Reference;
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
+use oci_client::{Reference, RegistryOperation};
 
 /// The media types that a tag may point at, in every family.
 pub const MANIFEST_TYPES: [&str; 4] = [
@@ -20,6 +21,12 @@ pub const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
+
+const USER_AGENT: &str = concat!("croft/", env!("CARGO_PKG_VERSION"));
+/// How long a registry may take to be connected to …
+const CONNECT: Duration = Duration::from_secs(10);
+/// … and between two words.
+const READ: Duration = Duration::from_secs(60);
 
 /// Who we are towards one registry. Never stored, never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -91,6 +98,14 @@ pub enum RegistryError {
         reference: String,
         /// As the registry or the network put it.
         why: String,
+    },
+    /// The registry deletes nothing.
+    #[error(
+        "{reference}: the registry deletes nothing: in CNCF distribution, set storage.delete.enabled to true"
+    )]
+    NoDeletion {
+        /// What was to be deleted.
+        reference: String,
     },
     /// Anything else that it said.
     #[error("{reference}: {why}")]
@@ -172,6 +187,9 @@ pub fn host(reference: &Reference) -> &str {
 pub struct Registry {
     client: oci_client::Client,
     auth: RegistryAuth,
+    /// For what the other can't do.
+    http: reqwest::Client,
+    plain: bool,
 }
 
 impl Registry {
@@ -181,16 +199,26 @@ impl Registry {
         if is_loopback(host) {
             exceptions.push(host.to_owned());
         }
+        let plain = exceptions.iter().any(|one| one == host);
         let client = oci_client::Client::new(ClientConfig {
             protocol: ClientProtocol::HttpsExcept(exceptions),
-            user_agent: concat!("croft/", env!("CARGO_PKG_VERSION")),
-            connect_timeout: Some(std::time::Duration::from_secs(10)),
-            read_timeout: Some(std::time::Duration::from_secs(60)),
+            user_agent: USER_AGENT,
+            connect_timeout: Some(CONNECT),
+            read_timeout: Some(READ),
             ..ClientConfig::default()
         });
+        let http = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT)
+            .read_timeout(READ)
+            .build()
+            // As the other client has it: without a working TLS there is none of its own either.
+            .unwrap_or_default();
         Self {
             client,
             auth: login.into(),
+            http,
+            plain,
         }
     }
 
@@ -215,6 +243,59 @@ impl Registry {
             .await
             .map(|(bytes, _)| bytes)
             .map_err(|error| RegistryError::of(reference, error))
+    }
+
+    /// Deletes a manifest by its digest.
+    pub async fn manifest_delete(&self, reference: &Reference) -> Result<(), RegistryError> {
+        let failed = |error| RegistryError::of(reference, error);
+        let push = RegistryOperation::Push;
+        let token = self.client.auth(reference, &self.auth, push).await;
+        let host = reference.resolve_registry();
+        let digest = reference.digest().unwrap_or_default();
+        let scheme = if self.plain { "http" } else { "https" };
+        let path = reference.repository();
+        let url = format!("{scheme}://{host}/v2/{path}/manifests/{digest}");
+        let request = self.http.delete(url);
+        let request = match (token.map_err(failed)?, &self.auth) {
+            (Some(token), _) => request.bearer_auth(token),
+            (None, RegistryAuth::Basic(user, password)) => request.basic_auth(user, Some(password)),
+            (None, _) => request,
+        };
+        let answer = request.send().await.map_err(|error| failed(error.into()))?;
+        let (reference, status) = (reference.whole(), answer.status());
+        let why = || format!("the registry answered {status} to a deletion");
+        match status.as_u16() {
+            200..=299 => Ok(()),
+            404 => Err(RegistryError::NotFound { reference }),
+            405 => Err(RegistryError::NoDeletion { reference }),
+            401 | 403 => Err(RegistryError::Refused {
+                reference,
+                why: why(),
+            }),
+            500..=599 => Err(RegistryError::Away {
+                reference,
+                why: why(),
+            }),
+            _ => Err(RegistryError::Other {
+                reference,
+                why: why(),
+            }),
+        }
+    }
+
+    /// Whether a blob is in a repository.
+    pub async fn blob_exists(
+        &self,
+        repository: &Reference,
+        digest: &str,
+    ) -> Result<bool, RegistryError> {
+        self.client
+            .store_auth_if_needed(repository.resolve_registry(), &self.auth)
+            .await;
+        self.client
+            .blob_exists(repository, digest)
+            .await
+            .map_err(|error| RegistryError::of(repository, error))
     }
 
     /// Puts a manifest or index under a tag or its digest.

@@ -10,6 +10,7 @@
 //! | `agent_cache` | hints for placement: losing them costs time, never correctness |
 //! | `logs`, `events` | what builds said and what happened to them, for people who come later |
 //! | `publications` | the tags that are to move, written before the first moves |
+//! | `stage_images`, `stage_image_blobs` | what the stage registry holds of ours, also when no build names it any more |
 //! | `coordinator_lease` | which coordinator decides; see `lease` |
 //!
 //! Rules:
@@ -38,6 +39,7 @@ mod outputs;
 mod patience;
 mod publications;
 mod reports;
+mod retention;
 mod stages;
 mod standing;
 mod views;
@@ -55,6 +57,7 @@ pub use logs::LogChunk;
 pub use outputs::{Exported, OutputDone, OutputRow, OutputState};
 pub use publications::{NewPublication, PublicationRow, PublicationState};
 pub use reports::{AttemptDone, AttemptEnd, AttemptFailure, Outcome};
+pub use retention::{ImageBlob, StageImage, StageImages};
 pub use stages::{Hold, PlanRows, StageRow, Wants};
 pub use standing::Standing;
 pub use views::{BuildView, Place, Snapshot};

@@ -78,12 +78,15 @@ impl Store {
         held: Held,
         outputs: &[OutputDone],
     ) -> Result<Vec<StageId>, StoreError> {
-        let mut tx = self.begin().await?;
-        let attempt = lock(&mut tx, agent, held).await?;
-        outputs_done(&mut tx, &attempt, outputs).await?;
-        let settled = settle(&mut tx, attempt.key.build).await?;
-        tx.commit().await?;
-        Ok(settled.ready)
+        self.again(|| async {
+            let mut tx = self.begin().await?;
+            let attempt = lock(&mut tx, agent, held).await?;
+            outputs_done(&mut tx, &attempt, outputs).await?;
+            let settled = settle(&mut tx, attempt.key.build).await?;
+            tx.commit().await?;
+            Ok(settled.ready)
+        })
+        .await
     }
 
     /// The attempt went well. Stale also if one of its stage's outputs is still missing.
@@ -93,6 +96,7 @@ impl Store {
         held: Held,
         done: &AttemptDone,
     ) -> Result<AttemptEnd, StoreError> {
+        self.again(|| async {
         let mut tx = self.begin().await?;
         let attempt = lock(&mut tx, agent, held).await?;
         if !done.outputs.is_empty() {
@@ -130,6 +134,7 @@ impl Store {
             },
             ready: settled.ready,
         })
+    }).await
     }
 
     /// The attempt went wrong, as its agent says.
@@ -140,20 +145,23 @@ impl Store {
         failure: &AttemptFailure,
         budget: &FarmBudget,
     ) -> Result<AttemptEnd, StoreError> {
-        let mut tx = self.begin().await?;
-        let attempt = lock(&mut tx, agent, held).await?;
-        sqlx::query!(
+        self.again(|| async {
+            let mut tx = self.begin().await?;
+            let attempt = lock(&mut tx, agent, held).await?;
+            sqlx::query!(
             "UPDATE attempts SET state = 'failed', finished_at = now(), failure = $2, error = $3
              WHERE id = $1 AND state IN ('offered', 'running')",
             held.attempt.0,
             failure.kind.as_str(),
             failure.error,
         )
-        .execute(&mut *tx)
-        .await?;
-        let end = after_failure(&mut tx, attempt, failure.kind, budget).await?;
-        tx.commit().await?;
-        Ok(end)
+            .execute(&mut *tx)
+            .await?;
+            let end = after_failure(&mut tx, attempt, failure.kind, budget).await?;
+            tx.commit().await?;
+            Ok(end)
+        })
+        .await
     }
 
     /// The attempt went ahead of its inputs and failed over what makes one of them, whose own attempt has its say about that: the stage waits
@@ -164,6 +172,7 @@ impl Store {
         held: Held,
         error: &str,
     ) -> Result<Invalidated, StoreError> {
+        self.again(|| async {
         let mut tx = self.begin().await?;
         let attempt = lock(&mut tx, agent, held).await?;
         let StageKey { build, stage } = attempt.key;
@@ -189,6 +198,7 @@ impl Store {
         let invalidated = invalidate(&mut tx, build, &[stage]).await?;
         tx.commit().await?;
         Ok(invalidated)
+    }).await
     }
 
     /// Gives up an attempt whose lease has ended. Stale if it was renewed or reported after all.
@@ -249,9 +259,15 @@ async fn after_failure(
 ) -> Result<AttemptEnd, StoreError> {
     let StageKey { build, stage } = attempt.key;
     let before = sqlx::query_scalar!(
-        "SELECT farm_failures FROM stages WHERE build = $1 AND number = $2 AND state = 'running' FOR NO KEY UPDATE",
+        r#"SELECT CASE $3 WHEN 'registry'
+                  THEN (SELECT count(*)::int FROM attempts AS t
+                        WHERE t.build = s.build AND t.stage = s.number AND t.failure = 'registry' AND t.id <> $4)
+                  ELSE s.farm_failures END AS "before!"
+           FROM stages AS s WHERE s.build = $1 AND s.number = $2 AND s.state = 'running' FOR NO KEY UPDATE OF s"#,
         build.0,
         int(stage.0),
+        kind.as_str(),
+        attempt.held.attempt.0,
     )
     .fetch_optional(&mut *tx)
     .await?

@@ -65,64 +65,73 @@ pub struct BuildView {
 impl Store {
     /// The fleet with what it runs, but not what it holds: enough to say what it can run at all.
     pub async fn fleet_view(&self) -> Result<FleetView, StoreError> {
-        let mut tx = self.read_only().await?;
-        let mut agents = agent_views(&mut tx).await?;
-        add_load(&mut tx, &mut agents).await?;
-        tx.commit().await?;
-        Ok(FleetView {
-            agents: agents.into_values().collect(),
+        self.again(|| async {
+            let mut tx = self.read_only().await?;
+            let mut agents = agent_views(&mut tx).await?;
+            add_load(&mut tx, &mut agents).await?;
+            tx.commit().await?;
+            Ok(FleetView {
+                agents: agents.into_values().collect(),
+            })
         })
+        .await
     }
 
     /// What a round of placements decides on: at most `limit` ready stages, and, if there are any, the fleet.
     pub async fn snapshot(&self, limit: u32) -> Result<Snapshot, StoreError> {
-        let mut tx = self.read_only().await?;
-        let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
-            .fetch_one(&mut *tx)
-            .await?;
-        let (mut ready, unserved) = ready_stages(&mut tx, limit).await?;
-        if ready.is_empty() {
+        self.again(|| async {
+            let mut tx = self.read_only().await?;
+            let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
+                .fetch_one(&mut *tx)
+                .await?;
+            let (mut ready, unserved) = ready_stages(&mut tx, limit).await?;
+            if ready.is_empty() {
+                tx.commit().await?;
+                return Ok(Snapshot {
+                    now: timestamp(now),
+                    fleet: FleetView::default(),
+                    ready: Vec::new(),
+                    places: BTreeMap::new(),
+                    unserved,
+                });
+            }
+            let places = add_inputs(&mut tx, &mut ready).await?;
+            add_failures(&mut tx, &mut ready).await?;
+            let mut agents = agent_views(&mut tx).await?;
+            add_load(&mut tx, &mut agents).await?;
+            add_cache(&mut tx, &mut agents, &mut ready).await?;
             tx.commit().await?;
-            return Ok(Snapshot {
+            Ok(Snapshot {
                 now: timestamp(now),
-                fleet: FleetView::default(),
-                ready: Vec::new(),
-                places: BTreeMap::new(),
+                fleet: FleetView {
+                    agents: agents.into_values().collect(),
+                },
+                ready: ready.into_values().collect(),
+                places,
                 unserved,
-            });
-        }
-        let places = add_inputs(&mut tx, &mut ready).await?;
-        add_failures(&mut tx, &mut ready).await?;
-        let mut agents = agent_views(&mut tx).await?;
-        add_load(&mut tx, &mut agents).await?;
-        add_cache(&mut tx, &mut agents, &mut ready).await?;
-        tx.commit().await?;
-        Ok(Snapshot {
-            now: timestamp(now),
-            fleet: FleetView {
-                agents: agents.into_values().collect(),
-            },
-            ready: ready.into_values().collect(),
-            places,
-            unserved,
+            })
         })
+        .await
     }
 
     /// A build whole; `None` if there is none of that id.
     pub async fn build_view(&self, build: BuildId) -> Result<Option<BuildView>, StoreError> {
-        let mut tx = self.read_only().await?;
-        let Some(row) = super::builds::build_row(&mut tx, build).await? else {
-            return Ok(None);
-        };
-        let view = BuildView {
-            build: row,
-            stages: stage_rows(&mut tx, build).await?,
-            outputs: output_rows(&mut tx, build).await?,
-            attempts: attempt_rows(&mut tx, build).await?,
-            publications: publication_rows(&mut tx, build).await?,
-        };
-        tx.commit().await?;
-        Ok(Some(view))
+        self.again(|| async {
+            let mut tx = self.read_only().await?;
+            let Some(row) = super::builds::build_row(&mut tx, build).await? else {
+                return Ok(None);
+            };
+            let view = BuildView {
+                build: row,
+                stages: stage_rows(&mut tx, build).await?,
+                outputs: output_rows(&mut tx, build).await?,
+                attempts: attempt_rows(&mut tx, build).await?,
+                publications: publication_rows(&mut tx, build).await?,
+            };
+            tx.commit().await?;
+            Ok(Some(view))
+        })
+        .await
     }
 
     async fn read_only(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
@@ -329,19 +338,25 @@ async fn add_inputs(
     Ok(places)
 }
 
+/// So many failures over the stage registry are the agent's: it may be the way there that is broken.
+const REGISTRY_FAILURES: i64 = 6;
+
 async fn add_failures(
     tx: &mut PgConnection,
     ready: &mut BTreeMap<StageKey, ReadyStage>,
 ) -> Result<(), StoreError> {
     let (builds, stages) = columns(ready.keys());
     let rows = sqlx::query!(
-        r#"SELECT t.build, t.stage, t.agent, count(*) AS "count!"
+        r#"SELECT t.build, t.stage, t.agent,
+                  count(*) FILTER (WHERE t.failure IS DISTINCT FROM 'registry')
+                  + count(*) FILTER (WHERE t.failure = 'registry') / $3 AS "count!"
            FROM UNNEST($1::uuid[], $2::int[]) AS k (build, number)
            JOIN attempts AS t ON t.build = k.build AND t.stage = k.number
-           WHERE t.state = 'lost' OR t.failure = 'farm'
+           WHERE t.state = 'lost' OR t.failure IN ('farm', 'registry')
            GROUP BY t.build, t.stage, t.agent"#,
         &builds,
         &stages,
+        REGISTRY_FAILURES,
     )
     .fetch_all(tx)
     .await?;
