@@ -137,8 +137,24 @@ impl Registry {
             address,
             credentials,
         };
-        let (peer, credentials) = (registry.peer(), registry.credentials.clone());
-        registry.part.wait_ready(READY_WITHIN, || {
+        registry.wait_ready()?;
+        Ok(registry)
+    }
+
+    /// Kills it as `kill -9` does. What it has stays, for [`Registry::start_again`].
+    pub fn kill(&mut self) -> Result<()> {
+        self.part.kill()
+    }
+
+    /// Starts it again on its port, with what it had, and waits until it serves. It must have ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.part.start_again()?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let (peer, credentials) = (self.peer(), self.credentials.clone());
+        self.part.wait_ready(READY_WITHIN, || {
             let request = authorized(Request::new("GET", "/v2/"), credentials.as_ref());
             let answer = request.send(&peer).map_err(|error| error.to_string())?;
             if answer.status == 200 {
@@ -146,8 +162,7 @@ impl Registry {
             } else {
                 Err(answer.summary())
             }
-        })?;
-        Ok(registry)
+        })
     }
 
     /// `127.0.0.1:port`.

@@ -30,8 +30,9 @@ use crate::{
 pub struct Farm {
     // What depends on others ends first.
     agents: Vec<FarmAgent>,
-    /// The first is active at first.
     coordinators: Vec<FarmCoordinator>,
+    /// Which of them is active, as far as we know.
+    active: usize,
     stage: Registry,
     private: Registry,
     registry: Registry,
@@ -144,6 +145,7 @@ impl Farm {
         Ok(Farm {
             agents,
             coordinators,
+            active: 0,
             stage,
             private,
             registry,
@@ -205,23 +207,23 @@ impl Farm {
 
     /// Where clients connect.
     pub fn client_address(&self) -> SocketAddr {
-        self.coordinators[0].client_address()
+        self.coordinators[self.active].client_address()
     }
 
     /// Where agents connect.
     pub fn agent_address(&self) -> SocketAddr {
-        self.coordinators[0].agent_address()
+        self.coordinators[self.active].agent_address()
     }
 
     /// Kills the coordinator as `kill -9` does.
     pub fn kill_coordinator(&mut self) -> Result<()> {
-        self.coordinators[0].kill()
+        self.coordinators[self.active].kill()
     }
 
     /// Starts the coordinator again, on the same ports and with the same flags, and waits until it is at work. It must have ended.
     pub fn start_coordinator(&mut self) -> Result<()> {
-        self.coordinators[0].start_again()?;
-        self.coordinators[0].wait_active()
+        self.coordinators[self.active].start_again()?;
+        self.coordinators[self.active].wait_active()
     }
 
     /// The coordinators; the first is the active one when the farm has started.
@@ -229,14 +231,20 @@ impl Farm {
         &mut self.coordinators
     }
 
+    /// Waits until another coordinator has become the active one. From then on the farm is where that is.
+    pub fn wait_taken_over(&mut self) -> Result<()> {
+        self.active = (self.active + 1) % self.coordinators.len();
+        self.coordinators[self.active].wait_active()
+    }
+
     /// The coordinator's process, while it runs.
     pub fn coordinator_process(&self) -> Option<u32> {
-        self.coordinators[0].process()
+        self.coordinators[self.active].process()
     }
 
     /// The coordinator's log.
     pub fn coordinator_log(&self) -> PathBuf {
-        self.coordinators[0].log()
+        self.coordinators[self.active].log()
     }
 
     /// The agents, in the order in which they were asked for.
