@@ -160,7 +160,9 @@ impl<'a> Round<'a> {
             key,
             why: Refusal::Inputs,
         };
-        if stage.not_before > self.now {
+        let has_room =
+            |desk: &Desk| stage.comes_together_on(desk.agent.id) && desk.has_room_ahead();
+        if stage.not_before > self.now || !self.desks.iter().any(has_room) {
             return held;
         }
         let (candidates, _) = self.candidates(stage);
@@ -169,11 +171,10 @@ impl<'a> Round<'a> {
             .pins(stage)
             .find_map(of)
             .or_else(|| candidates.iter().min_by(|a, b| a.score.cmp(&b.score)));
-        let Some(best) = best else { return held };
-        let agent = best.score.agent;
-        if !stage.comes_together_on(agent) || !self.desks[best.desk].has_room_ahead() {
+        let Some(best) = best.filter(|best| has_room(&self.desks[best.desk])) else {
             return held;
-        }
+        };
+        let agent = best.score.agent;
         let mut reason = reason::reason(stage, std::slice::from_ref(best), &self.desks);
         reason.why = Why::Ahead;
         self.desks[best.desk].put(stage, &best.cost);

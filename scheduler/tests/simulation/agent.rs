@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use croft_scheduler::fleet::{AgentView, Health, StageKey};
+use croft_scheduler::fleet::{AHEAD_FACTOR, AgentView, Health, StageKey};
 use croft_scheduler::{AgentId, AttemptId, BuildId, FailureKind, Timestamp, Token};
 
 use super::books::{Bound, Origin};
@@ -48,6 +48,20 @@ pub struct Run {
     /// What is said again after a reconnect.
     pub said: Vec<Report>,
     pub finished: bool,
+    /// How it ended, if it did.
+    pub failed: Option<FailureKind>,
+    /// What it waits for: its engine has another attempt make that.
+    pub waits: BTreeSet<usize>,
+    pub offer: Offer,
+}
+
+/// What became of a run that waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// It has all that it takes.
+    Over,
+    /// What makes an input failed by its own fault, and so it has failed too.
+    Failed,
 }
 
 /// What the coordinator asks for.
@@ -111,6 +125,8 @@ pub enum Report {
 pub enum Finish {
     Done,
     Failed(FailureKind),
+    /// The command that makes one of its inputs failed.
+    Upstream,
     /// An image that it takes is not in the registry any more.
     LostImage(usize, Origin),
 }
@@ -156,7 +172,7 @@ impl Agent {
         let mut reports: Vec<Report> = ended.into_iter().map(Report::KeeperClosed).collect();
         for (attempt, run) in &mut self.runs {
             let failed = Finish::Failed(FailureKind::Farm);
-            run.finished = true;
+            (run.finished, run.failed) = (true, Some(FailureKind::Farm));
             run.said = vec![Report::Finished(*attempt, run.token, failed)];
             reports.extend(run.said.iter().cloned());
         }
@@ -171,12 +187,14 @@ impl Agent {
         }
         let busy = self.runs.values().filter(|run| !run.finished).count();
         let lost = self.lost.contains(&offer.key.build);
-        if lost || busy >= self.view.slots as usize || self.health == Health::Unhealthy {
+        let room = self.view.slots as usize * AHEAD_FACTOR as usize;
+        if lost || busy >= room || self.health == Health::Unhealthy {
             let refused = Finish::Failed(FailureKind::Farm);
             return vec![Report::Finished(attempt, token, refused)];
         }
         let build = offer.key.build;
         let mut origin = BTreeMap::from([(offer.key.stage.index(), token)]);
+        let mut waits = BTreeSet::new();
         for (edge, bound) in &offer.bound {
             let keeper = self.keepers.entry(build).or_default();
             let came_from = match (bound, keeper.get(edge)) {
@@ -189,12 +207,12 @@ impl Agent {
                     Rc::new(stray)
                 }
                 (Bound::Image(image), _) => Rc::clone(image),
+                (Bound::Coming, _) => {
+                    waits.insert(*edge);
+                    continue;
+                }
             };
-            for (stage, token) in came_from.iter() {
-                // Of two the odd one is kept, so that the judge finds it.
-                let entry = origin.entry(*stage).or_insert(*token);
-                *entry = (*entry).max(*token);
-            }
+            mix(&mut origin, &came_from);
         }
         self.keepers.entry(build).or_default();
         let run = Run {
@@ -204,9 +222,57 @@ impl Agent {
             renewed: now,
             said: Vec::new(),
             finished: false,
+            failed: None,
+            waits,
+            offer: offer.clone(),
         };
         self.runs.insert(attempt, run);
         vec![Report::Accepted(attempt, token)]
+    }
+
+    /// Lets go on what waits for nothing any more.
+    pub fn settle(&mut self) -> Vec<(AttemptId, Wait)> {
+        let waiting = self.runs.iter().filter(|(_, run)| !run.finished);
+        let waiting = waiting.flat_map(|(id, run)| run.waits.iter().map(|edge| (*id, *edge)));
+        let waiting: Vec<(AttemptId, usize)> = waiting.collect();
+        let mut over = BTreeMap::new();
+        for (id, edge) in waiting {
+            let run = &self.runs[&id];
+            let (build, maker) = (run.key.build, run.offer.producers[&edge]);
+            let at_it = self
+                .runs
+                .values()
+                .filter(|other| other.key.build == build && other.key.stage.index() == maker);
+            let at_it = at_it.max_by_key(|other| other.token);
+            let held = self
+                .keepers
+                .get(&build)
+                .and_then(|keeper| keeper.get(&edge));
+            // An earlier attempt's is not what is waited for while there is a later one.
+            let held = held.filter(|held| {
+                at_it.is_none_or(|other| other.failed.is_none() && held[&maker] == other.token)
+            });
+            let came_from = match (held, at_it) {
+                (Some(held), _) => Rc::clone(held),
+                (None, Some(other)) if !other.finished => continue,
+                (None, Some(other)) if other.failed == Some(FailureKind::Build) => {
+                    over.insert(id, Wait::Failed);
+                    continue;
+                }
+                // Its engine goes on with what the other attempt had begun.
+                (None, _) => {
+                    self.strays += 1;
+                    Rc::new(BTreeMap::from([(maker, Token(u64::MAX - self.strays))]))
+                }
+            };
+            let run = self.runs.get_mut(&id).expect("it waited");
+            mix(Rc::make_mut(&mut run.origin), &came_from);
+            run.waits.remove(&edge);
+            if run.waits.is_empty() {
+                over.entry(id).or_insert(Wait::Over);
+            }
+        }
+        over.into_iter().collect()
     }
 
     /// An output of an attempt is there.
@@ -223,6 +289,12 @@ impl Agent {
     pub fn finish(&mut self, attempt: AttemptId, finish: Finish) -> Option<Report> {
         let run = self.runs.get_mut(&attempt).filter(|run| !run.finished)?;
         run.finished = true;
+        run.failed = match finish {
+            Finish::Done => None,
+            Finish::Failed(kind) => Some(kind),
+            Finish::Upstream => Some(FailureKind::Build),
+            Finish::LostImage(..) => Some(FailureKind::Farm),
+        };
         let report = Report::Finished(attempt, run.token, finish);
         run.said.push(report.clone());
         Some(report)
@@ -241,5 +313,13 @@ impl Agent {
     pub fn expire(&mut self, lease: Duration, now: Timestamp) {
         self.runs
             .retain(|_, run| run.finished || run.renewed + lease > now);
+    }
+}
+
+fn mix(origin: &mut BTreeMap<usize, Token>, came_from: &Origin) {
+    for (stage, token) in came_from.iter() {
+        // Of two the odd one is kept, so that the judge finds it.
+        let entry = origin.entry(*stage).or_insert(*token);
+        *entry = (*entry).max(*token);
     }
 }

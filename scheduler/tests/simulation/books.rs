@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use croft_planner::{EdgeId, StageId};
-use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Load, Presence, StageKey, Start};
+use croft_scheduler::fleet::{
+    AHEAD_FACTOR, AgentView, Duty, FleetView, Health, Load, Presence, StageKey, Start,
+};
 use croft_scheduler::lease::has_ended;
 use croft_scheduler::place::{ExportedInput, Input, ReadyStage, Supply};
 use croft_scheduler::{
@@ -83,7 +85,12 @@ pub struct Attempt {
     pub lease_until: Timestamp,
     pub since: Timestamp,
     pub failed_by_farm: bool,
+    /// What it takes.
+    pub bound: Vec<usize>,
 }
+
+/// How long a stage is left alone that failed over an input that it went ahead of.
+const YIELD: Duration = Duration::from_secs(1);
 
 /// A placement that is to be committed.
 pub struct NewAttempt {
@@ -101,6 +108,8 @@ pub enum Bound {
     Held(Origin),
     /// An image.
     Image(Origin),
+    /// What another attempt on the agent is making.
+    Coming,
 }
 
 /// A result that an attempt delivers.
@@ -120,6 +129,8 @@ pub struct Books {
     pub attempts: BTreeMap<AttemptId, Attempt>,
     /// The live ones of `attempts`.
     pub live: BTreeSet<AttemptId>,
+    /// The same by what they run: there is one for each at most.
+    at_work: BTreeMap<StageKey, AttemptId>,
     /// As the scheduler sees them, without load.
     pub agents: BTreeMap<AgentId, AgentView>,
     pub epochs: BTreeMap<AgentId, u64>,
@@ -202,7 +213,10 @@ impl Books {
             view.load.push(Load {
                 key: attempt.key,
                 project: stage.ready.project.clone(),
-                start: Start::Complete,
+                start: match self.is_ahead(attempt) {
+                    true => Start::Ahead,
+                    false => Start::Complete,
+                },
                 since: attempt.since,
                 expected: Some(stage.work),
             });
@@ -219,7 +233,10 @@ impl Books {
                 continue;
             }
             for (number, stage) in build.stages.iter().enumerate() {
-                if stage.state == StageState::Ready {
+                let may_go_ahead = || self.maker(*id, build, stage).is_some();
+                if stage.state == StageState::Ready
+                    || stage.state == StageState::Waiting && may_go_ahead()
+                {
                     all.push(self.ready_stage(*id, build, number));
                 }
             }
@@ -227,16 +244,50 @@ impl Books {
         all
     }
 
+    /// Whether an attempt takes something that is not there yet.
+    fn is_ahead(&self, attempt: &Attempt) -> bool {
+        let outputs = &self.builds[&attempt.key.build].outputs;
+        attempt.bound.iter().any(|edge| !outputs[*edge].is_there())
+    }
+
+    /// Who is at a stage.
+    fn at_work(&self, build: BuildId, stage: usize) -> Option<AgentId> {
+        let stage = StageId(stage as u32);
+        let attempt = self.at_work.get(&StageKey { build, stage })?;
+        Some(self.attempts[attempt].agent)
+    }
+
+    /// The one agent that is making all that a stage lacks.
+    pub fn maker(&self, id: BuildId, build: &Build, stage: &Stage) -> Option<AgentId> {
+        let inputs = stage.inputs.iter().map(|edge| &build.outputs[*edge]);
+        let missing = inputs.filter(|output| !output.is_there());
+        let makers: Option<BTreeSet<AgentId>> = missing
+            .map(|output| self.at_work(id, output.stage))
+            .collect();
+        makers.filter(|all| all.len() == 1)?.pop_first()
+    }
+
     fn ready_stage(&self, id: BuildId, build: &Build, number: usize) -> ReadyStage {
         let stage = &build.stages[number];
-        let input = |&edge: &usize| Input {
-            edge: EdgeId(edge as u32),
-            held_on: build.outputs[edge].held.as_ref().map(|(agent, _)| *agent),
-            supply: Supply::There,
-            exported: build.outputs[edge].image.as_ref().map(|_| ExportedInput {
-                bytes: 1 << 20,
-                pulled_by: BTreeSet::new(),
-            }),
+        let input = |&edge: &usize| {
+            let output = &build.outputs[edge];
+            let held_on = output.held.as_ref().map(|(agent, _)| *agent);
+            let (held_on, supply) = match output.is_there() {
+                true => (held_on, Supply::There),
+                false => (
+                    self.at_work(id, output.stage),
+                    Supply::Coming(StageId(output.stage as u32)),
+                ),
+            };
+            Input {
+                edge: EdgeId(edge as u32),
+                held_on,
+                supply,
+                exported: output.image.as_ref().map(|_| ExportedInput {
+                    bytes: 1 << 20,
+                    pulled_by: BTreeSet::new(),
+                }),
+            }
         };
         let mut failed_on: BTreeMap<AgentId, u32> = BTreeMap::new();
         let mut last_of_group: Option<(Token, AgentId)> = None;
@@ -291,37 +342,55 @@ impl Books {
             agent,
             epoch,
         } = *new;
-        let taken = self
-            .live
+        let on_it = self.live.iter().map(|id| &self.attempts[id]);
+        let on_it: Vec<&Attempt> = on_it.filter(|a| a.agent == agent).collect();
+        let all = on_it.len();
+        let complete = on_it.iter().filter(|a| !self.is_ahead(a)).count();
+        let making: BTreeSet<usize> = on_it
             .iter()
-            .filter(|id| self.attempts[id].agent == agent);
-        let taken = taken.count();
+            .filter(|attempt| attempt.key.build == key.build)
+            .map(|attempt| attempt.key.stage.index())
+            .collect();
         let view = self.connected(agent, epoch)?;
         let takes = view.health == Health::Healthy && view.duty == Duty::Active;
-        if !takes || taken >= view.slots as usize {
-            return Err(Stale);
-        }
+        let slots = view.slots as usize;
         let build = self.running(key.build)?;
         let stage = &build.stages[key.stage.index()];
-        let is_there = |(edge, bound): (&usize, &Bound)| {
+        // What is coming and what is held look the same in the database.
+        let comes = |output: &Output| !output.is_there() && making.contains(&output.stage);
+        let is_bound = |(edge, bound): (&usize, &Bound)| {
             let output = &build.outputs[*edge];
             match bound {
-                Bound::Held(origin) => {
-                    matches!(&output.held, Some((on, now)) if *on == agent && Rc::ptr_eq(now, origin))
+                Bound::Held(_) | Bound::Coming => {
+                    comes(output) || matches!(&output.held, Some((on, _)) if *on == agent)
                 }
                 Bound::Image(origin) => {
                     matches!(&output.image, Some(now) if Rc::ptr_eq(now, origin))
                 }
             }
         };
-        if stage.state != StageState::Ready
+        let is_image = |edge: &usize| matches!(bound[edge], Bound::Image(_));
+        let ahead = bound
+            .keys()
+            .any(|edge| !is_image(edge) && comes(&build.outputs[*edge]));
+        let (state, event, room) = match ahead {
+            true => (
+                StageState::Waiting,
+                StageEvent::PlacedAhead,
+                all < slots * AHEAD_FACTOR as usize,
+            ),
+            false => (StageState::Ready, StageEvent::Placed, complete < slots),
+        };
+        if !takes
+            || !room
+            || stage.state != state
             || stage.not_before > now
-            || !bound.iter().all(is_there)
+            || !bound.iter().all(is_bound)
             || bound.len() != stage.inputs.len()
         {
             return Err(Stale);
         }
-        self.move_stage(key, StageEvent::Placed, now);
+        self.move_stage(key, event, now);
         self.token += 1;
         let token = Token(self.token);
         let attempt = Attempt {
@@ -332,12 +401,10 @@ impl Books {
             lease_until: terms.until(now),
             since: now,
             failed_by_farm: false,
+            bound: bound.keys().copied().collect(),
         };
-        let lives = |id: &&AttemptId| self.attempts[id].key == key;
-        assert!(
-            !self.live.iter().any(|id| lives(&id)),
-            "two attempts at {key} would live"
-        );
+        let other = self.at_work.insert(key, id);
+        assert_eq!(other, None, "two attempts at {key} would live");
         self.attempts.insert(id, attempt);
         self.live.insert(id);
         Ok(token)
@@ -449,7 +516,7 @@ impl Books {
                 self.move_stage(key, StageEvent::Failed, now);
                 let why = match kind {
                     FailureKind::Build => End::OwnFault,
-                    FailureKind::Farm => End::Budget,
+                    FailureKind::Farm | FailureKind::Registry => End::Budget,
                 };
                 Ok((Cancelled::new(), Some(why)))
             }
@@ -464,6 +531,23 @@ impl Books {
                 Ok((cancelled, None))
             }
         }
+    }
+
+    /// An attempt failed over an input that it went ahead of.
+    pub fn give_way(
+        &mut self,
+        agent: AgentId,
+        id: AttemptId,
+        token: Token,
+        now: Timestamp,
+    ) -> Guarded<Cancelled> {
+        let key = self.lives(agent, id, token)?;
+        if !self.is_ahead(&self.attempts[&id]) {
+            return Err(Stale);
+        }
+        self.move_attempt(id, AttemptEvent::Cancelled);
+        self.stage_mut(key).not_before = now + YIELD;
+        Ok(self.invalidate(key.build, BTreeSet::from([key.stage.index()]), now))
     }
 
     pub fn expired(&self, now: Timestamp) -> Vec<(AgentId, AttemptId, Token)> {
@@ -703,6 +787,7 @@ impl Books {
         attempt.state = attempt.state.apply(event).expect("a legal transition");
         if attempt.state.is_final() {
             self.live.remove(&id);
+            self.at_work.remove(&attempt.key);
         }
     }
 }

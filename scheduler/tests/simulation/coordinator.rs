@@ -88,7 +88,8 @@ impl Farm {
     pub(super) fn wake(&mut self) {
         if self.coordinator.up && !self.coordinator.woken {
             self.coordinator.woken = true;
-            let wait = self.millis(30);
+            // In a large farm much happens at a time.
+            let wait = self.millis(if self.size.judged { 30 } else { 1000 });
             self.after(wait, Event::Pass);
         }
     }
@@ -160,6 +161,9 @@ impl Farm {
             let binding = match (&output.held, &output.image) {
                 (Some((on, origin)), _) if *on == agent => Bound::Held(Rc::clone(origin)),
                 (_, Some(origin)) => Bound::Image(Rc::clone(origin)),
+                (None, None) if self.books.maker(key.build, build, stage) == Some(agent) => {
+                    Bound::Coming
+                }
                 _ => return self.wake(),
             };
             bound.insert(*edge, binding);
@@ -196,6 +200,8 @@ impl Farm {
                 };
                 if mine {
                     self.order(agent, Order::Run(offer));
+                    // What takes the results may go to the agent at once.
+                    self.wake();
                 }
             }
         }
@@ -431,6 +437,19 @@ impl Farm {
                     }
                     Ok(false) => self.wake(),
                     Err(_) => unchanged(&self.books),
+                }
+            }
+            Report::Finished(id, token, Finish::Upstream) => {
+                match self.books.give_way(agent, id, token, now) {
+                    Ok(cancelled) => {
+                        self.cancel(cancelled);
+                        self.wake();
+                    }
+                    Err(_) => {
+                        unchanged(&self.books);
+                        let own = AttemptEvent::Failed(FailureKind::Build);
+                        self.failed(agent, id, token, own);
+                    }
                 }
             }
             Report::Finished(id, token, Finish::Failed(kind)) => {

@@ -17,6 +17,11 @@ pub fn decisions(fleet: &FleetView, stages: &[ReadyStage], decisions: &[Decision
         .iter()
         .map(|agent| (agent.id, agent.free_slots()))
         .collect();
+    let mut ahead: BTreeMap<AgentId, u32> = fleet
+        .agents
+        .iter()
+        .map(|agent| (agent.id, agent.free_ahead()))
+        .collect();
     for decision in decisions {
         let stage = by_key[&decision.key()];
         let fit = || {
@@ -28,8 +33,15 @@ pub fn decisions(fleet: &FleetView, stages: &[ReadyStage], decisions: &[Decision
         match decision {
             Decision::Placed { agent, .. } => {
                 assert!(fit().any(|view| view.id == *agent), "unfit: {decision:?}");
-                let slots = free.get_mut(agent).expect("an agent of the fleet");
-                *slots = slots.checked_sub(1).expect("a slot is given away once");
+                let room = ahead.get_mut(agent).expect("an agent of the fleet");
+                if stage.is_ahead() {
+                    assert!(stage.comes_together_on(*agent), "{decision:?}");
+                    assert!(*room > 0, "too many go ahead: {decision:?}");
+                } else {
+                    let slots = free.get_mut(agent).expect("an agent of the fleet");
+                    *slots = slots.checked_sub(1).expect("a slot is given away once");
+                }
+                *room = room.saturating_sub(1);
             }
             Decision::Held { why, .. } => match why {
                 Refusal::Pause => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use croft_scheduler::{AgentId, AttemptId, BuildId, FailureKind, Timestamp};
 
-use super::agent::{Finish, Offer, Order, Report};
+use super::agent::{Finish, Offer, Order, Report, Wait};
 use super::books::{Bound, Origin};
 use super::farm::{Event, Farm, Step};
 
@@ -81,6 +81,8 @@ impl Farm {
         let lease = self.terms.lease;
         let one = self.agents.get_mut(&agent).expect("an agent of ours");
         one.expire(lease, self.now);
+        self.settle(agent);
+        let one = &self.agents[&agent];
         if !one.linked || one.connection != connection {
             return;
         }
@@ -94,6 +96,12 @@ impl Farm {
     }
 
     pub(super) fn hears(&mut self, agent: AgentId, connection: u64, order: Order) {
+        self.takes_in(agent, connection, order);
+        // What it let go others may have waited for.
+        self.settle(agent);
+    }
+
+    fn takes_in(&mut self, agent: AgentId, connection: u64, order: Order) {
         let one = self.agents.get_mut(&agent).expect("an agent of ours");
         if !one.linked || one.connection != connection {
             return;
@@ -166,7 +174,7 @@ impl Farm {
                 let gone = !self.images.contains(&(build, *edge, made));
                 gone.then(|| (*edge, Rc::clone(origin)))
             }
-            Bound::Held(_) => None,
+            Bound::Held(_) | Bound::Coming => None,
         });
         let one = self.agents.get_mut(&agent).expect("an agent of ours");
         let incarnation = one.incarnation;
@@ -176,18 +184,52 @@ impl Farm {
         if refused {
             return;
         }
-        let step = |step| Event::Step(agent, incarnation, offer.attempt, step);
         if let Some((edge, origin)) = lost {
             let wait = self.millis(300);
-            return self.after(wait, step(Step::Finish(Finish::LostImage(edge, origin))));
+            let finish = Step::Finish(Finish::LostImage(edge, origin));
+            return self.after(wait, Event::Step(agent, incarnation, offer.attempt, finish));
         }
+        match offer
+            .bound
+            .values()
+            .any(|bound| matches!(bound, Bound::Coming))
+        {
+            true => self.settle(agent),
+            false => self.works(agent, &offer),
+        }
+    }
+
+    /// Has the runs go on that waited for what others on their agent made, or fail with those.
+    pub(super) fn settle(&mut self, agent: AgentId) {
+        let one = self.agents.get_mut(&agent).expect("an agent of ours");
+        for (id, wait) in one.settle() {
+            let one = &self.agents[&agent];
+            let incarnation = one.incarnation;
+            match wait {
+                Wait::Over => {
+                    let offer = one.runs[&id].offer.clone();
+                    self.works(agent, &offer);
+                }
+                Wait::Failed => {
+                    let wait = self.millis(40);
+                    let failed = Step::Finish(Finish::Upstream);
+                    self.after(wait, Event::Step(agent, incarnation, id, failed));
+                }
+            }
+        }
+    }
+
+    /// An attempt has all that it takes: from here on it takes its time.
+    fn works(&mut self, agent: AgentId, offer: &Offer) {
+        let incarnation = self.agents[&agent].incarnation;
+        let step = |step| Event::Step(agent, incarnation, offer.attempt, step);
         let finish = match offer.fails {
             true => Finish::Failed(FailureKind::Build),
             // Now and then an engine just fails.
             false if self.stormy && self.rng.u32(..30) == 0 => Finish::Failed(FailureKind::Farm),
             false => Finish::Done,
         };
-        for (output, exported) in offer.outputs {
+        for (output, exported) in offer.outputs.iter().copied() {
             let all = matches!(finish, Finish::Done);
             if all || self.rng.bool() {
                 let early = match all && self.rng.bool() {
@@ -231,5 +273,6 @@ impl Farm {
         report
             .into_iter()
             .for_each(|report| self.say(agent, report));
+        self.settle(agent);
     }
 }
