@@ -36,7 +36,7 @@ use crate::{
     platform::Abilities,
     progress::ProgressQueue,
     questions::Answers,
-    sessions::Sessions,
+    sessions::{self, Sessions},
     space::{self, Space, Watermarks},
     stage, telemetry,
     trial::proven_here,
@@ -135,7 +135,7 @@ impl Agent {
         let keepers = Keepers::new(Shared {
             engine: engine.clone(),
             health: health.clone(),
-            sessions: Sessions::new(engine.clone(), tunnel.clone()),
+            sessions: Sessions::new(engine.clone(), tunnel.clone(), sessions::LINGER),
             progress: progress.clone(),
             clock: clock.clone(),
             ledger: ledger.clone(),

@@ -37,6 +37,7 @@ use crate::{
     ledger::{Ledger, Report, StopReason, Tally},
     progress::{ProgressQueue, Source},
     sessions::{Lease, Sessions},
+    tunnel::User,
     vertices::{Edge, JobId, Vertices},
     work::BuildContext,
 };
@@ -274,9 +275,8 @@ impl Keeper {
             sessions.iter().filter(|spec| !joined(spec)).collect()
         };
         let open = &self.keepers.shared.sessions;
-        let leases = missing
-            .into_iter()
-            .map(|spec| open.acquire(&self.context.build, spec));
+        let user = User::new(&self.context);
+        let leases = missing.into_iter().map(|spec| open.acquire(&user, spec));
         let leases = try_join_all(leases)
             .await
             .map_err(|status| Failure::of_engine(&status))?;

@@ -27,11 +27,14 @@ use tonic::{
 };
 use tower::{Service, ServiceExt};
 
-use crate::ids::BuildId;
+use crate::{ids::BuildId, work::BuildContext};
 
 /// What one call and what all calls may have on its way to us unread, in bytes. The ratio is how many calls may stall before they stall the others.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+
+/// Says which trace a call belongs to (W3C Trace Context).
+const TRACE: &str = "traceparent";
 
 /// How often a connection with calls on it is tried, so that one that is dead is found out.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -94,15 +97,16 @@ impl Tunnel {
     async fn forward(
         &self,
         session: &SessionId,
-        build: Option<BuildId>,
+        user: Option<User>,
         cuts: Arc<AtomicUsize>,
         request: SessionRequest,
     ) -> SessionResponse {
-        let (Some(build), Some(agent), Some(mut channel)) = (build, self.agent(), self.channel())
+        let (Some(user), Some(agent), Some(mut channel)) = (user, self.agent(), self.channel())
         else {
             return grpc_error(Code::Unavailable, "no build uses this session any more");
         };
-        let Some(request) = addressed(session, &build, agent, request) else {
+        let build = user.build.clone();
+        let Some(request) = addressed(session, user, agent, request) else {
             return grpc_error(Code::Internal, "the farm's own ids can't travel as headers");
         };
         let answer = match channel.ready().await {
@@ -134,7 +138,7 @@ impl Tunnel {
 
 fn addressed(
     session: &SessionId,
-    build: &BuildId,
+    user: User,
     agent: HeaderValue,
     request: SessionRequest,
 ) -> Option<http::Request<Body>> {
@@ -142,8 +146,14 @@ fn addressed(
     // The connection puts its own scheme and authority before the path.
     head.uri = Uri::from(head.uri.path_and_query()?.clone());
     strip(&mut head.headers);
-    head.headers
-        .insert(TUNNEL_BUILD, HeaderValue::try_from(build.as_str()).ok()?);
+    // A Docker Engine that records no traces itself passes none on to a session.
+    if let Some(trace) = user.trace {
+        head.headers.entry(TRACE).or_insert(trace);
+    }
+    head.headers.insert(
+        TUNNEL_BUILD,
+        HeaderValue::try_from(user.build.as_str()).ok()?,
+    );
     head.headers.insert(
         TUNNEL_SESSION,
         HeaderValue::try_from(session.as_str()).ok()?,
@@ -161,8 +171,28 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// A build that uses a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Which.
+    pub build: BuildId,
+    /// The `traceparent` of what is done for it.
+    pub trace: Option<HeaderValue>,
+}
+
+impl User {
+    /// The build of this context.
+    pub fn new(context: &BuildContext) -> Self {
+        let trace = context.traceparent.as_deref();
+        Self {
+            build: context.build.clone(),
+            trace: trace.and_then(|trace| HeaderValue::try_from(trace).ok()),
+        }
+    }
+}
+
 /// Which builds use a session, the newest last.
-pub type Users = Arc<Mutex<Vec<BuildId>>>;
+pub type Users = Arc<Mutex<Vec<User>>>;
 
 /// Answers an engine's calls in one session.
 #[derive(Debug)]
@@ -181,13 +211,13 @@ impl SessionHandler for Forwarder {
     fn handle(&self, request: SessionRequest) -> SessionReply {
         let (tunnel, session) = (self.tunnel.clone(), self.session.clone());
         let cuts = self.cuts.clone();
-        let build = self
+        let user = self
             .users
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .last()
             .cloned();
-        Box::pin(async move { tunnel.forward(&session, build, cuts, request).await })
+        Box::pin(async move { tunnel.forward(&session, user, cuts, request).await })
     }
 }
 
@@ -195,6 +225,13 @@ impl SessionHandler for Forwarder {
 mod tests {
     use super::*;
     use croft_buildkit::session::grpc::unary_request;
+
+    fn user() -> User {
+        User {
+            build: "b".to_owned().into(),
+            trace: Some(HeaderValue::from_static("the build's")),
+        }
+    }
 
     #[test]
     fn a_call_keeps_its_path_and_headers_and_gets_an_address() {
@@ -210,13 +247,8 @@ mod tests {
             .headers_mut()
             .insert("upgrade", HeaderValue::from_static("h2c"));
         let session = SessionId::try_from("s".to_owned()).expect("an id");
-        let request = addressed(
-            &session,
-            &"b".to_owned().into(),
-            HeaderValue::from_static("a"),
-            request,
-        )
-        .expect("good");
+        let request = addressed(&session, user(), HeaderValue::from_static("a"), request);
+        let request = request.expect("good");
         assert_eq!(
             request.uri(),
             &Uri::from_static("/moby.filesync.v1.Auth/Credentials?x")
@@ -228,8 +260,13 @@ mod tests {
                 .and_then(|value| value.to_str().ok())
         };
         assert_eq!(
-            [header("dir-name"), header("te"), header("upgrade")],
-            [Some("context"), Some("trailers"), None]
+            [
+                header("dir-name"),
+                header("te"),
+                header("upgrade"),
+                header(TRACE)
+            ],
+            [Some("context"), Some("trailers"), None, Some("the build's")]
         );
         assert_eq!(
             [
@@ -248,7 +285,7 @@ mod tests {
         tunnel.lead_to(&Endpoint::from_static("http://127.0.0.1:1"));
         tunnel.introduce("a");
         let users = Users::default();
-        users.lock().expect("a lock").push("b".to_owned().into());
+        users.lock().expect("a lock").push(user());
         let session = SessionId::unique();
         let forwarder = Forwarder {
             tunnel: Arc::new(tunnel),

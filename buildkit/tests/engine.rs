@@ -240,6 +240,17 @@ async fn a_sessions_id_can_be_used_again_once_it_is_closed() {
 }
 
 #[tokio::test]
+async fn a_session_that_broke_off_can_be_opened_again() {
+    let engine = engine().await;
+    let id = SessionId::unique();
+    let (first, _calls) = telling_session(&engine, &id).await;
+    drop(first);
+    let (_second, mut calls) = telling_session(&engine, &id).await;
+    read_local(&engine, &id).await;
+    assert!(calls.recv().await.is_some());
+}
+
+#[tokio::test]
 async fn a_missing_session_is_told_from_a_build_that_fails() {
     let engine = engine().await;
     let status = read_local(&engine, &SessionId::unique()).await;

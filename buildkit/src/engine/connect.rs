@@ -11,9 +11,8 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{
-    Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
     header::{CONNECTION, HOST, UPGRADE},
-    request::Builder,
 };
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
@@ -29,7 +28,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 const ANSWER_LIMIT: usize = 64 << 10;
 
 /// A connection to an engine.
-pub(super) trait Io: hyper::rt::Read + hyper::rt::Write + Send + Unpin {}
+pub(crate) trait Io: hyper::rt::Read + hyper::rt::Write + Send + Unpin {}
 impl<T: hyper::rt::Read + hyper::rt::Write + Send + Unpin> Io for T {}
 
 /// Connects to one address, whatever URI it is asked for.
@@ -72,7 +71,7 @@ impl Service<Uri> for Connector {
 async fn dial(address: &Address) -> Result<Box<dyn Io>, BoxError> {
     match address {
         Address::Unix(path) => Ok(Box::new(TokioIo::new(UnixStream::connect(path).await?))),
-        Address::DockerUnix(path) => Ok(Box::new(upgrade(path).await?)),
+        Address::DockerUnix(path) => Ok(Box::new(upgrade(path, "/grpc", HeaderMap::new()).await?)),
         Address::Tcp { host, port } => {
             let mut connector = HttpConnector::new();
             connector.set_nodelay(true);
@@ -89,19 +88,43 @@ async fn dial(address: &Address) -> Result<Box<dyn Io>, BoxError> {
     }
 }
 
-/// Docker Engine hands its connection over to BuildKit after `POST /grpc` with an upgrade to `h2c`.
-async fn upgrade(path: &Path) -> Result<Upgraded, BoxError> {
-    let request = Request::post("/grpc")
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "h2c");
+/// Why Docker Engine did not hand its connection over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpgradeError {
+    /// It answered with an error.
+    #[error("it refused the upgrade to BuildKit's API with HTTP {status} {text}")]
+    Refused {
+        /// Of what kind.
+        status: StatusCode,
+        /// What it said.
+        text: String,
+    },
+    /// It did not answer, or not in HTTP.
+    #[error(transparent)]
+    Unreachable(#[from] BoxError),
+}
+
+/// Docker Engine hands its connection over to BuildKit after `POST /grpc` (to its gRPC server) or `POST /session` (to a session, in which
+/// we are the server) with an upgrade to `h2c`.
+pub(crate) async fn upgrade(
+    path: &Path,
+    route: &str,
+    mut headers: HeaderMap,
+) -> Result<Upgraded, UpgradeError> {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("h2c"));
+    let mut request = Request::post(route)
+        .body(Empty::new())
+        .map_err(BoxError::from)?;
+    *request.headers_mut() = headers;
     let response = ask_docker(path, request).await?;
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(hyper::upgrade::on(response).await?);
+        return Ok(hyper::upgrade::on(response).await.map_err(BoxError::from)?);
     }
     let text = read_text(response).await.unwrap_or_default();
-    let text = text.trim();
-    Err(format!("it refused the upgrade to BuildKit's API with HTTP {status} {text}").into())
+    let text = text.trim().to_owned();
+    Err(UpgradeError::Refused { status, text })
 }
 
 /// Docker Engine's own version, which BuildKit's API does not tell.
@@ -111,16 +134,22 @@ pub(super) async fn docker_version(path: &Path) -> Result<String, BoxError> {
     struct Answer {
         version: String,
     }
-    let response = ask_docker(path, Request::get("/version")).await?;
+    let request = Request::get("/version").body(Empty::new())?;
+    let response = ask_docker(path, request).await?;
     Ok(serde_json::from_str::<Answer>(&read_text(response).await?)?.version)
 }
 
 /// Makes a request of Docker Engine's own API, over a connection of its own.
-async fn ask_docker(path: &Path, request: Builder) -> Result<Response<Incoming>, BoxError> {
+async fn ask_docker(
+    path: &Path,
+    mut request: Request<Empty<Bytes>>,
+) -> Result<Response<Incoming>, BoxError> {
     let stream = UnixStream::connect(path).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection.with_upgrades());
-    let request = request.header(HOST, "docker").body(Empty::<Bytes>::new())?;
+    request
+        .headers_mut()
+        .insert(HOST, HeaderValue::from_static("docker"));
     Ok(sender.send_request(request).await?)
 }
 

@@ -15,6 +15,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+pub(crate) use self::connect::{Io, UpgradeError, upgrade};
 pub use self::{
     address::{Address, AddressError},
     info::{EngineInfo, EngineKind, ImageStore},
@@ -143,6 +144,11 @@ impl Engine {
             trace: Some(trace),
             ..self.clone()
         }
+    }
+
+    /// The trace that calls belong to.
+    pub(crate) fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
     }
 
     /// Where it is.

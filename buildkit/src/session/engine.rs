@@ -1,20 +1,20 @@
-//! The client's end of a session towards an engine: an HTTP/2 server inside a `Control.Session` call that we make.
+//! The client's end of a session towards an engine: an HTTP/2 server on whatever carries it there.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::poll_fn, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{sync::mpsc, task::AbortHandle};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use super::{
     CONCURRENT_CALLS, CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, SessionReply, SessionRequest,
     SessionResponse, SessionSpec,
-    gather::GatheredMessages,
+    batch::Batched,
+    carrier::{Carrier, Ending},
     grpc::{boxed, grpc_error, unary_response},
-    tunnel::{QUEUE, SharedStream, Tunnel},
 };
 use crate::{
     HEADER_LIMIT,
@@ -22,11 +22,11 @@ use crate::{
     engine::Engine,
 };
 
-/// How long an engine may take to accept a session.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long calls that still run may take when a session is closed, and then how long the engine may take to forget it.
+/// How long calls that still run may take when a session is closed, and then how long the engine may take to forget it: at once, or, of a
+/// connection of its own, at the second health check from then on. They are five seconds apart.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const UNHEALTHY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What answers an engine's calls in a session.
 pub trait SessionHandler: Send + Sync + 'static {
@@ -43,8 +43,8 @@ impl<F: Fn(SessionRequest) -> SessionReply + Send + Sync + 'static> SessionHandl
 
 /// A session open on an engine, over a connection of its own. Dropping it ends it.
 ///
-/// An engine has one session of an id: a second one silently takes the place of the first, and is forgotten when the first ends.
-/// So [`EngineSession::close`] one before its id is used again.
+/// An engine has one session of an id. A Docker Engine refuses a second one until it has forgotten the first; with others a second one
+/// silently takes the place of the first, and is forgotten when the first ends. So [`EngineSession::close`] one before its id is used again.
 #[derive(Debug)]
 pub struct EngineSession {
     closing: CancellationToken,
@@ -59,53 +59,13 @@ impl EngineSession {
         spec: &SessionSpec,
         handler: Arc<dyn SessionHandler>,
     ) -> Result<Self, Status> {
-        let (outgoing, output) = mpsc::channel(QUEUE);
-        let mut request = Request::new(GatheredMessages(output));
-        *request.metadata_mut() = spec
-            .to_metadata()
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let mut control = engine.separate().control();
-        let incoming = tokio::time::timeout(OPEN_TIMEOUT, control.session(request))
-            .await
-            .map_err(|_| Status::unavailable("the engine did not accept the session in time"))??
-            .into_inner();
-        let mut incoming = SharedStream::new(incoming);
-        let io = TokioIo::new(Tunnel::new(incoming.clone(), outgoing, |message| message));
-        let service = service_fn(move |request: http::Request<Incoming>| {
-            let handler = handler.clone();
-            async move { Ok::<_, Infallible>(answer(&*handler, request.map(boxed)).await) }
-        });
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(HEADER_LIMIT)
-            .max_concurrent_streams(CONCURRENT_CALLS)
-            .serve_connection(io, service);
+        let carrier = Carrier::open(engine, spec).await?;
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
+        let serving = serve(carrier, handler, closing.clone());
         let guard = closed.clone().drop_guard();
-        let close = closing.clone();
         let task = tokio::spawn(async move {
             let _closed = guard;
-            let mut connection = Box::pin(connection);
-            let result = tokio::select! {
-                result = &mut connection => result,
-                () = close.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    tokio::time::timeout(CLOSE_GRACE, &mut connection).await.unwrap_or(Ok(()))
-                }
-            };
-            if let Err(e) = result {
-                tracing::debug!(
-                    error = &e as &dyn std::error::Error,
-                    "a session on an engine broke"
-                );
-            }
-            // That ends our half of the stream; the engine ends its own once it has forgotten the session.
-            drop(connection);
-            let rest = async { while let Some(Ok(_)) = incoming.next().await {} };
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
+            serving.await;
         });
         Ok(Self {
             closing,
@@ -114,7 +74,8 @@ impl EngineSession {
         })
     }
 
-    /// Ends it in good order; when this returns, the engine has forgotten it and its id may be used again.
+    /// Ends it in good order; when this returns, the engine has forgotten it and its id may be used again. A Docker Engine takes up to ten
+    /// seconds for that.
     pub async fn close(&self) {
         self.closing.cancel();
         self.closed.cancelled().await;
@@ -134,6 +95,57 @@ impl EngineSession {
 impl Drop for EngineSession {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Serves a session until it breaks, or the engine has let go of it after `closing`.
+async fn serve(carrier: Carrier, handler: Arc<dyn SessionHandler>, closing: CancellationToken) {
+    let Carrier { io, ending } = carrier;
+    let io = Batched::new(io);
+    let refuse = closing.clone();
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (handler, closing) = (handler.clone(), refuse.is_cancelled());
+        async move {
+            Ok::<_, Infallible>(match closing {
+                true => grpc_error(Code::Unavailable, "the session is over"),
+                false => answer(&*handler, request.map(boxed)).await,
+            })
+        }
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_LIMIT)
+        .max_concurrent_streams(CONCURRENT_CALLS)
+        .serve_connection(io.clone(), service);
+    let mut connection = Box::pin(connection);
+    let ended = tokio::select! {
+        ended = poll_fn(|cx| io.turn(cx, connection.as_mut())) => ended,
+        () = closing.cancelled() => {
+            let patience = match ending {
+                Ending::Unhealthy => UNHEALTHY_TIMEOUT,
+                Ending::Half(_) => {
+                    connection.as_mut().graceful_shutdown();
+                    CLOSE_GRACE
+                }
+            };
+            let rest = poll_fn(|cx| io.turn(cx, connection.as_mut()));
+            tokio::time::timeout(patience, rest).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(
+            error = &e as &dyn std::error::Error,
+            "a session on an engine broke"
+        );
+    }
+    // That ends our half of the stream.
+    drop((connection, io));
+    if let Ending::Half(mut engines) = ending {
+        let rest = async { while let Some(Ok(_)) = engines.next().await {} };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, rest).await;
     }
 }
 

@@ -5,6 +5,8 @@
 //! former, unparsed. Which requests a proxy answers itself is its own decision; [`auth`] and [`grpc`] help it to.
 
 pub mod auth;
+mod batch;
+mod carrier;
 mod client;
 mod engine;
 mod gather;
