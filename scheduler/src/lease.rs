@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::time::Timestamp;
 
+/// No renewal travels longer, and no two clocks drift further apart during a lease that makes sense.
+const LONGEST_GRACE: Duration = Duration::from_secs(1);
+
 /// The terms of a lease, the same for every attempt of a farm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTerms {
@@ -22,7 +25,7 @@ impl LeaseTerms {
         LeaseTerms {
             lease,
             heartbeat: lease / 3,
-            grace: lease / 10,
+            grace: (lease / 10).min(LONGEST_GRACE),
         }
     }
 

@@ -177,9 +177,12 @@ impl Control {
     ) -> std::result::Result<Vec<AttemptId>, StoreError> {
         // What else it says comes behind this, so it doesn't wait long.
         let store = self.store.hurried(HEARTBEAT);
-        store
+        if store
             .agent_heartbeat(from.agent, from.epoch(), beat)
-            .await?;
+            .await?
+        {
+            self.fleet_changed();
+        }
         match held.is_empty() {
             true => Ok(Vec::new()),
             false => {

@@ -175,13 +175,14 @@ impl Store {
     }).await
     }
 
-    /// An agent was heard. Stale if it has connected anew or was taken for away.
+    /// An agent was heard. Says whether it takes work now and didn't, or the other way round. Stale if it has connected anew or was taken for
+    /// away.
     pub async fn agent_heartbeat(
         &self,
         agent: AgentId,
         epoch: Epoch,
         beat: &Heartbeat,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         // Waking is for what placement cares about: an engine that came back, or a disk that isn't full any more.
         let mut tx = self.begin().await?;
         let changed_health = sqlx::query_scalar!(
@@ -207,7 +208,8 @@ impl Store {
         if changed_health {
             wake(&mut tx, &[Wake::Placement]).await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(changed_health)
     }
 
     /// An agent's connection ended. Stale if it has another already.

@@ -205,6 +205,7 @@ async fn an_agent_keeps_its_id_and_its_newest_connection_counts() {
     let beat = Heartbeat {
         health: Health::Unhealthy,
         disk: None,
+        memory: None,
     };
     assert!(is_stale(db.store.agent_away(old.id, old.epoch).await));
     assert!(is_stale(
@@ -242,7 +243,15 @@ async fn no_offer_is_committed_to_an_agent_that_can_not_take_it() {
     db.store.agent_duty(agent.id, Duty::Active).await.unwrap();
     let health = async |health| {
         db.store
-            .agent_heartbeat(agent.id, agent.epoch, &Heartbeat { health, disk: None })
+            .agent_heartbeat(
+                agent.id,
+                agent.epoch,
+                &Heartbeat {
+                    health,
+                    disk: None,
+                    memory: None,
+                },
+            )
             .await
             .unwrap();
     };
