@@ -59,6 +59,8 @@ pub struct Special {
     pub platforms: Vec<String>,
     /// What its engine, if it gets one of its own, lets builds be granted beyond what it does anyway: `security.insecure` and the like.
     pub entitlements: Vec<String>,
+    /// Where its engine's folder is, if not with the rest of the farm.
+    pub engine_place: Option<Place>,
     /// Devices that its engine then has, as `vendor.example/kind=name`: an environment variable `DEVICE` in whatever is given one.
     pub devices: Vec<String>,
 }

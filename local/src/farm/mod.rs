@@ -390,7 +390,7 @@ fn engines<'scope, 'env>(
                 let special = options.special.get(name).cloned().unwrap_or_default();
                 Engine::start(EngineOptions {
                     name: format!("engine-{name}"),
-                    place: place.clone(),
+                    place: special.engine_place.unwrap_or_else(|| place.clone()),
                     mirror: Some(mirror),
                     images: ImageStore::Containerd,
                     entitlements: special.entitlements,

@@ -10,6 +10,7 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub mod agent;
 pub mod builds;
 pub mod buildx;
 pub mod context;

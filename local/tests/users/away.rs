@@ -5,7 +5,7 @@ use std::time::Duration;
 use croft_local::{Farm, FarmOptions};
 use nix::sys::signal::Signal;
 
-use crate::agent::stop;
+use crate::support::agent::stop;
 use crate::support::{Buildx, Context, Plan, Repository, process::eventually};
 
 /// A farm of two agents and one engine each, with further flags of the coordinator.

@@ -4,7 +4,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod agent;
 mod away;
 mod cancel;
 mod credentials;

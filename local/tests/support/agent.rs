@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use croft_local::Farm;
@@ -12,7 +13,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::support::process::{self, eventually};
+use super::process::{self, eventually};
 
 /// An agent of a farm that was stopped.
 pub struct Stopped {
@@ -28,6 +29,18 @@ pub struct Started {
 }
 
 impl Started {
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until its process has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        eventually("the agent's process ends", || {
+            self.child.try_wait().expect("our child")
+        })
+    }
+
     /// Kills it, and waits until the farm knows.
     pub fn kill(mut self, farm: &Farm) -> Stopped {
         self.child.kill().expect("it runs");
@@ -46,20 +59,34 @@ impl Drop for Started {
 
 /// The state of an agent as `croft agents ls` has it.
 pub fn state(farm: &Farm, name: &str) -> String {
+    text(farm, name, "state")
+}
+
+/// A text that `croft agents ls` has of an agent.
+pub fn text(farm: &Farm, name: &str, key: &str) -> String {
+    listed(farm, name)[key].as_str().expect("a text").to_owned()
+}
+
+/// All that `croft agents ls` has of an agent.
+pub fn listed(farm: &Farm, name: &str) -> serde_json::Value {
     let mut command = Command::new(farm.binaries().croft());
     let address = farm.client_address().to_string();
     command.args(["agents", "ls", "--format", "json", "--addr", &address]);
     let printed = process::run(command).succeeded().stdout;
     let agents: Vec<serde_json::Value> = serde_json::from_str(&printed).expect("JSON");
-    let agent = agents.iter().find(|agent| agent["name"] == name);
-    let state = agent.and_then(|agent| agent["state"].as_str());
-    state
-        .unwrap_or_else(|| panic!("no {name}: {printed}"))
-        .to_owned()
+    let agent = agents.into_iter().find(|agent| agent["name"] == name);
+    agent.unwrap_or_else(|| panic!("no {name}: {printed}"))
 }
 
 /// Ends an agent's process with a signal, and waits until the farm knows.
 pub fn stop(farm: &Farm, name: &str, signal: Signal) -> Stopped {
+    let stopped = tell(farm, name, signal);
+    stopped.wait_away(farm);
+    stopped
+}
+
+/// Sends a signal to an agent's process.
+pub fn tell(farm: &Farm, name: &str, signal: Signal) -> Stopped {
     let coordinator = format!("http://{}", farm.agent_address());
     let (process, arguments) = fs::read_dir("/proc")
         .expect("Linux")
@@ -80,13 +107,11 @@ pub fn stop(farm: &Farm, name: &str, signal: Signal) -> Stopped {
         })
         .unwrap_or_else(|| panic!("{name} does not run"));
     kill(process, signal).expect("it runs");
-    let stopped = Stopped {
+    Stopped {
         name: name.to_owned(),
         arguments,
         state: tempfile::tempdir().expect("a folder"),
-    };
-    stopped.wait_away(farm);
-    stopped
+    }
 }
 
 fn has(words: &[String], flag: &str, value: &str) -> bool {
@@ -96,6 +121,17 @@ fn has(words: &[String], flag: &str, value: &str) -> bool {
 }
 
 impl Stopped {
+    /// From now on it reaches the farm there.
+    pub fn by_way_of(mut self, address: SocketAddr) -> Stopped {
+        let at = self
+            .arguments
+            .iter()
+            .position(|flag| flag == "--coordinator");
+        let url = at.and_then(|at| self.arguments.get_mut(at + 1));
+        *url.expect("every agent has one") = format!("http://{address}");
+        self
+    }
+
     /// Starts it again with the same flags, and waits until the farm knows.
     pub fn start(mut self, farm: &Farm) -> Started {
         // Its folder went with it.

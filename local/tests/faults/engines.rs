@@ -1,0 +1,77 @@
+//! Engines that hang under a live agent.
+
+use std::fs;
+
+use croft_local::FarmAgent;
+
+use crate::agents::{Frozen, attempts, named, nothing_left, plan};
+use crate::farm_with;
+use crate::sleep::Sleep;
+use crate::support::{Buildx, Context, Repository, agent, process::eventually};
+
+/// The daemon that listens on an agent's engine's socket.
+fn daemon(agent: &FarmAgent) -> u32 {
+    let (_, socket) = agent.engine().split_once("://").expect("an address");
+    let address = format!("unix://{socket}");
+    let is_it = |process: &fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let words: Vec<_> = line.split('\0').collect();
+        let name = words[0].rsplit('/').next().unwrap_or_default();
+        ["dockerd", "buildkitd"].contains(&name) && words.contains(&address.as_str())
+    };
+    let mut processes = fs::read_dir("/proc").expect("Linux").flatten();
+    let daemon = processes.find(is_it).expect("the engine runs");
+    let id = daemon.file_name().into_string().expect("a number");
+    id.parse().expect("a process id")
+}
+
+#[test]
+fn what_runs_on_an_engine_that_hangs_runs_elsewhere_and_it_takes_work_again_when_it_wakes() {
+    let farm = farm_with("amd64,amd64", &[], &["--engine-timeout", "6s"]);
+    let sleep = Sleep::new();
+    let context = Context::new(&format!(
+        "FROM busybox\nRUN : $NONCE; date +%N > /x; {}\n",
+        sleep.step()
+    ));
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let buildx = Buildx::of(&farm);
+    let build = buildx
+        .build(&context)
+        .platforms(&["linux/amd64"])
+        .push(&image.tag("1"));
+    let (built, first) = build.start_with(|running| {
+        sleep.wait_for(1);
+        let before = plan(&farm, &context.nonce);
+        let first = before.stage(&context.nonce).agent().to_owned();
+        let frozen = Frozen::new(daemon(named(&farm, &first)));
+        running.wait_for(|line| line.contains("the engine does not answer"));
+        eventually("it runs elsewhere", || {
+            let now = attempts(&plan(&farm, &context.nonce), &context.nonce);
+            (now.len() == 2 && now[1].1 == "running" && sleep.sleepers().len() == 2).then_some(())
+        });
+        assert_eq!(agent::state(&farm, &first), "connected");
+        assert_eq!(agent::text(&farm, &first, "condition"), "engine-silent");
+        drop(frozen);
+        // What it hears first is that nobody wants that job any more.
+        sleep.wait_for(1);
+        sleep.wake_all();
+        first
+    });
+    let plan = built.succeeded().plan();
+    let now = attempts(&plan, &context.nonce);
+    assert_eq!(now[0], (first.clone(), "failed".to_owned()), "{plan:#?}");
+    assert_eq!((now.len(), &*now[1].1), (2, "succeeded"), "{plan:#?}");
+    assert_ne!(now[1].0, first);
+    assert!(!image.published("1").bare_image().file("/x").is_empty());
+    nothing_left(&farm, &first, &context.nonce);
+
+    // It is as good as before: the next build runs where the other can't.
+    let _other = agent::stop(&farm, &now[1].0, nix::sys::signal::Signal::SIGTERM);
+    let next = Context::new("FROM busybox\nRUN : $NONCE\n");
+    let build = buildx.build(&next).platforms(&["linux/amd64"]);
+    assert_eq!(
+        build.run().succeeded().plan().stage(&next.nonce).agent(),
+        first
+    );
+}
