@@ -162,6 +162,7 @@ impl Connection {
             // A server that is none of ours may answer anything: what broke below gRPC counts first.
             _ if status.source().is_some() => unreachable(&self.address, self.wire, status),
             Code::NotFound => Error::NotFound(said),
+            Code::FailedPrecondition => Error::Declined(said),
             Code::InvalidArgument => Error::Unclear(said),
             Code::Unimplemented => Error::Foreign {
                 address: self.address.to_string(),

@@ -56,7 +56,7 @@ pub enum Error {
         remedy: &'static str,
     },
     /// The farm has no such thing.
-    #[error("{0}: see `croft builds ls`")]
+    #[error("{0}: see `croft builds ls` and `croft agents ls`")]
     NotFound(String),
     /// What was asked for is unclear.
     #[error("{0}")]
@@ -70,6 +70,9 @@ pub enum Error {
     /// The farm refused us.
     #[error("the farm refused: {0}; check --tls-cert and --tls-key")]
     Refused(String),
+    /// As things stand there is nothing to be done.
+    #[error("{0}")]
+    Declined(String),
     /// The farm answered with an error of its own.
     #[error("the farm failed: {0}; its log says more")]
     Farm(String),
@@ -94,6 +97,7 @@ impl Error {
             | Self::Tls(_)
             | Self::Foreign { .. }
             | Self::Refused(_)
+            | Self::Declined(_)
             | Self::Farm(_)
             | Self::Malformed(_)
             | Self::Output(_) => Exit::Failed,

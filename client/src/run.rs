@@ -60,9 +60,13 @@ pub async fn run(cli: &Cli, paint: Paint, now: Moment) -> Result<String, Error> 
                 tokio::time::sleep(DRAIN_LOOK).await;
                 let agents = farm.agents().await?;
                 let same = agents.into_iter().find(|other| other.id == agent.id);
-                agent = same.ok_or_else(|| Error::NotFound("the agent is gone".to_owned()))?;
+                agent = same.ok_or_else(|| {
+                    Error::NotFound("the farm does not know the agent any more".to_owned())
+                })?;
                 if !agent.draining {
-                    return Err(Error::Farm("somebody had it take work again".to_owned()));
+                    return Err(Error::Declined(
+                        "somebody had it take work again".to_owned(),
+                    ));
                 }
             }
             Ok(one(cli.format, &agent, paint, now))

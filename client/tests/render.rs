@@ -346,6 +346,12 @@ fn agents() -> Vec<Agent> {
         last_seen: Some(at(98.5)),
         disk_total_bytes: 500_000_000_000,
         disk_free_bytes: 123_456_789_012,
+        memory_total_bytes: 64_000_000_000,
+        memory_available_bytes: 48_500_000_000,
+        condition: "ready".to_owned(),
+        holding: 0,
+        entitlements: strings(&["network.host"]),
+        devices: vec![],
     };
     let draining = Agent {
         name: "arm64-1".to_owned(),
@@ -355,7 +361,29 @@ fn agents() -> Vec<Agent> {
         emulated_platforms: strings(&["linux/arm/v7"]),
         disk_total_bytes: 0,
         disk_free_bytes: 0,
+        memory_total_bytes: 0,
         ..agent.clone()
+    };
+    let holding = Agent {
+        name: "arm64-2".to_owned(),
+        running: 0,
+        holding: 1,
+        ..draining.clone()
+    };
+    let drained = Agent {
+        name: "arm64-3".to_owned(),
+        holding: 0,
+        ..holding.clone()
+    };
+    let full = Agent {
+        name: "ppc64le-1".to_owned(),
+        condition: "disk-full".to_owned(),
+        ..agent.clone()
+    };
+    let silent = Agent {
+        name: "ppc64le-2".to_owned(),
+        condition: "engine-silent".to_owned(),
+        ..draining.clone()
     };
     let away = Agent {
         name: "s390x-1".to_owned(),
@@ -366,7 +394,7 @@ fn agents() -> Vec<Agent> {
         running: 0,
         ..agent.clone()
     };
-    vec![agent, draining, away]
+    vec![agent, draining, holding, drained, full, silent, away]
 }
 
 #[test]

@@ -8,8 +8,10 @@ use std::{
 };
 
 use croft_proto::v1::{
-    Agent, Attempt, Build, GetBuildRequest, GetBuildResponse, ListAgentsRequest,
-    ListAgentsResponse, ListBuildsRequest, ListBuildsResponse, Stage, Transfer,
+    Agent, Attempt, Build, CancelBuildRequest, CancelBuildResponse, DrainAgentRequest,
+    DrainAgentResponse, GetBuildRequest, GetBuildResponse, ListAgentsRequest, ListAgentsResponse,
+    ListBuildsRequest, ListBuildsResponse, ResumeAgentRequest, ResumeAgentResponse, Stage,
+    Transfer,
     farm_server::{Farm, FarmServer},
 };
 use tokio::net::TcpListener;
@@ -23,6 +25,8 @@ use tonic::{
 #[derive(Clone, Default)]
 struct Peer {
     asked: Arc<Mutex<Vec<String>>>,
+    /// What the agent still runs, once it drains.
+    draining: Arc<Mutex<Option<u32>>>,
 }
 
 impl Peer {
@@ -49,6 +53,17 @@ fn build() -> Build {
         }),
         platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
         ..Build::default()
+    }
+}
+
+fn agent() -> Agent {
+    Agent {
+        name: "amd64-1".to_owned(),
+        state: "connected".to_owned(),
+        native_platform: "linux/amd64".to_owned(),
+        platforms: vec!["linux/amd64".to_owned()],
+        slots: 2,
+        ..Agent::default()
     }
 }
 
@@ -111,15 +126,52 @@ impl Farm for Peer {
         &self,
         _: Request<ListAgentsRequest>,
     ) -> Result<Response<ListAgentsResponse>, Status> {
-        Ok(Response::new(ListAgentsResponse {
-            agents: vec![Agent {
-                name: "amd64-1".to_owned(),
-                state: "connected".to_owned(),
-                native_platform: "linux/amd64".to_owned(),
-                platforms: vec!["linux/amd64".to_owned()],
-                slots: 2,
-                ..Agent::default()
-            }],
+        let mut one = agent();
+        let mut draining = self.draining.lock().expect("no panic");
+        if let Some(left) = draining.as_mut() {
+            // Each look finds one attempt less.
+            *left -= 1;
+            (one.draining, one.running) = (true, *left);
+        }
+        Ok(Response::new(ListAgentsResponse { agents: vec![one] }))
+    }
+
+    async fn cancel_build(
+        &self,
+        request: Request<CancelBuildRequest>,
+    ) -> Result<Response<CancelBuildResponse>, Status> {
+        let asked = request.into_inner();
+        let over = asked.id == "over";
+        self.note(asked);
+        match over {
+            true => Err(Status::failed_precondition("it is over")),
+            false => Ok(Response::new(CancelBuildResponse {
+                build: Some(build()),
+            })),
+        }
+    }
+
+    async fn drain_agent(
+        &self,
+        request: Request<DrainAgentRequest>,
+    ) -> Result<Response<DrainAgentResponse>, Status> {
+        self.note(request.into_inner());
+        *self.draining.lock().expect("no panic") = Some(2);
+        let agent = Agent {
+            draining: true,
+            running: 2,
+            ..agent()
+        };
+        Ok(Response::new(DrainAgentResponse { agent: Some(agent) }))
+    }
+
+    async fn resume_agent(
+        &self,
+        request: Request<ResumeAgentRequest>,
+    ) -> Result<Response<ResumeAgentResponse>, Status> {
+        self.note(request.into_inner());
+        Ok(Response::new(ResumeAgentResponse {
+            agent: Some(agent()),
         }))
     }
 }
@@ -274,6 +326,50 @@ async fn agents_as_json_have_their_fields_by_name() {
     ] {
         assert_eq!(agent.get(name), Some(&value), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_build_is_cancelled_for_a_reason_and_one_that_is_over_is_not() {
+    let (peer, address) = farm().await;
+    let words = ["builds", "cancel", "019a", "--reason", "wrong branch"];
+    let output = croft(&[&words[..], &["--addr", &address]].concat(), &[]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stdout),
+        "019aa6a1-6f02-7c31-9d54-3f1f6f0b7a10 is cancelled\n"
+    );
+    let asked = CancelBuildRequest {
+        id: "019a".to_owned(),
+        reason: "wrong branch".to_owned(),
+    };
+    assert_eq!(peer.asked(), format!("{asked:?}"));
+    let over = croft(&["builds", "cancel", "over", "--addr", &address], &[]).await;
+    assert_fails(&over, 1, &["croft: it is over"]);
+    let which = croft(&["builds", "cancel", "--addr", &address], &[]).await;
+    assert_eq!(which.status.code(), Some(2), "not the latest by accident");
+}
+
+#[tokio::test]
+async fn a_drain_is_waited_for_only_if_one_says_so() {
+    let (peer, address) = farm().await;
+    let drain = ["agents", "drain", "amd64-1", "--addr", &address];
+    let output = croft(&drain, &[]).await;
+    assert!(text(&output.stdout).contains("draining"));
+    let output = croft(&[&drain[..], &["--wait"]].concat(), &[]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("drained"));
+    let resume = ["agents", "resume", "amd64-1", "--addr", &address];
+    let output = croft(&resume, &[]).await;
+    assert!(text(&output.stdout).contains("connected"));
+    let agent = "amd64-1".to_owned();
+    let drained = DrainAgentRequest {
+        agent: agent.clone(),
+    };
+    let resumed = ResumeAgentRequest { agent };
+    assert_eq!(
+        peer.asked(),
+        format!("{drained:?}\n{drained:?}\n{resumed:?}")
+    );
 }
 
 #[tokio::test]
