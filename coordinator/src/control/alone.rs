@@ -5,7 +5,7 @@
 
 use croft_buildkit::session::auth::{self, AuthCall};
 use croft_buildkit::session::{SessionResponse, grpc_error};
-use croft_scheduler::AgentId;
+use croft_scheduler::{AgentId, AttemptId};
 use tonic::Code;
 
 use super::build::{Build, Client};
@@ -13,8 +13,8 @@ use super::failure::Failure;
 
 /// Why such a build ends before it is done.
 const GONE: &str = "the coordinator was restarted and the client is gone";
-/// What engines are told that call its session.
-const REFUSED: &str = "the client is gone with";
+/// Of what registries say to those whom they turn away.
+const TURNED_AWAY: [&str; 4] = ["401", "403", "denied", "authoriz"];
 /// What engines say of a command that failed by itself: it may have printed anything.
 const COMMAND_FAILED: &str = "did not complete successfully";
 
@@ -41,7 +41,7 @@ impl Build {
         let what = wanted(path);
         self.wants(Want::Call(agent, what));
         // Agents know the first words.
-        let message = format!("no active session: {REFUSED} {what}");
+        let message = format!("no active session: {}", refused(what));
         Some(grpc_error(Code::Unavailable, message))
     }
 
@@ -60,22 +60,32 @@ impl Build {
     }
 
     /// What an attempt's failure really is if the build failed for want of its client: nobody's fault, and of no use to repeat.
-    pub(super) fn for_want_of_client(&self, agent: AgentId, failure: &Failure) -> Option<Failure> {
+    pub(super) fn for_want_of_client(
+        &self,
+        agent: AgentId,
+        attempt: AttemptId,
+        failure: &Failure,
+    ) -> Option<Failure> {
         if !self.is_alone() {
             return None;
         }
         let said = &failure.message;
+        let stage = self.tried(attempt)?;
         let by_itself = said.contains(COMMAND_FAILED);
         let wanted = self.lock().wanted.clone();
         let what = wanted.iter().find_map(|want| match want {
             // A command that is refused the agent for its keys fails by itself.
-            Want::Call(by, what) if by_itself => (*by == agent && *what == SSH).then_some(*what),
-            Want::Call(_, what) => said.contains(REFUSED).then_some(*what),
+            Want::Call(by, what) if by_itself => {
+                (*by == agent && *what == SSH).then(|| (*what).to_owned())
+            }
+            Want::Call(_, what) => said.contains(&refused(what)).then(|| (*what).to_owned()),
             Want::Credentials(host) => {
-                (!by_itself && said.contains(host.as_str())).then_some("its credentials")
+                let turned_away = TURNED_AWAY.iter().any(|text| said.contains(text));
+                let there = said.contains(host.as_str()) && turned_away;
+                (there && !by_itself).then(|| format!("its credentials for {host}"))
             }
         })?;
-        Some(self.gone(&format!("{what} would be needed ({said})")))
+        Some(self.gone(&format!("{} needs {what}", self.stage_name(stage))))
     }
 
     /// What it really is that a registry refused to let the coordinator do.
@@ -100,6 +110,11 @@ impl Build {
 }
 
 const SSH: &str = "its ssh agent";
+
+/// What engines are told that call its session.
+fn refused(what: &str) -> String {
+    format!("the client is gone with {what}")
+}
 
 /// What a call of a session is for, to people.
 fn wanted(path: &str) -> &'static str {

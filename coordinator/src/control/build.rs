@@ -467,9 +467,9 @@ impl Build {
         })
     }
 
-    /// Whether this is one of its attempts.
-    pub(super) fn tries(&self, attempt: AttemptId) -> bool {
-        self.lock().attempts.contains_key(&attempt)
+    /// What one of its attempts runs; `None` if it is none of its.
+    pub(super) fn tried(&self, attempt: AttemptId) -> Option<StageId> {
+        self.lock().attempts.get(&attempt).copied()
     }
 
     /// The agents that hold a keeper for it.

@@ -331,13 +331,16 @@ impl Control {
         failure: &Failure,
     ) -> Option<Failure> {
         self.build_trying(attempt)?
-            .for_want_of_client(agent, failure)
+            .for_want_of_client(agent, attempt, failure)
     }
 
     /// The build that an attempt is one of, if it lives.
     fn build_trying(&self, attempt: AttemptId) -> Option<Arc<Build>> {
         let builds = self.builds();
-        builds.values().find(|build| build.tries(attempt)).cloned()
+        builds
+            .values()
+            .find(|build| build.tried(attempt).is_some())
+            .cloned()
     }
 
     /// An agent's keeper ended by itself: what it held is lost.

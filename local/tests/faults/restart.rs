@@ -1,0 +1,140 @@
+//! The coordinator is killed in the middle of builds, and started again.
+
+use croft_local::Farm;
+
+use crate::farm_of;
+use crate::gate::Gate;
+use crate::support::{
+    Build, Buildx, Context, Plan, Repository, builds, engine::runs, process::eventually,
+};
+
+const TWO: [&str; 2] = ["linux/amd64", "linux/arm64"];
+
+/// Why builds end that need their client.
+const GONE: &str = "the coordinator was restarted and the client is gone";
+
+/// Runs a build up to its gate and kills the coordinator there.
+fn killed_at(farm: &mut Farm, gate: &Gate, build: Build<'_>) {
+    let (built, ()) = build.start_with(|_| {
+        gate.reached();
+        farm.kill_coordinator().expect("it runs");
+    });
+    built.failed();
+}
+
+/// The build with this nonce in a step's name.
+fn found(farm: &Farm, nonce: &str) -> Plan {
+    builds::find(farm, nonce).unwrap_or_else(|| {
+        panic!(
+            "the farm knows none of {nonce}: {:#?}",
+            builds::listed(farm)
+        )
+    })
+}
+
+/// The same once it is over.
+fn over(farm: &Farm, nonce: &str) -> Plan {
+    eventually("the build is over", || {
+        Some(found(farm, nonce))
+            .filter(|plan| !["planning", "running", "publishing"].contains(&plan.state.as_str()))
+    })
+}
+
+#[test]
+fn what_runs_when_the_coordinator_is_killed_runs_on_is_adopted_and_published() {
+    let mut farm = farm_of("amd64,arm64", &["--build-platform", "linux/amd64"]);
+    let buildx = Buildx::of(&farm);
+    for opened_while_away in [false, true] {
+        let gate = Gate::new();
+        let context = Context::new(&format!(
+            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && date +%N > /x\n\
+             FROM busybox\nCOPY --from=builder /x /x\nRUN echo $NONCE > /nonce && uname -m > /machine\n",
+            gate.step()
+        ));
+        let image = Repository::of(farm.registry(), &context.nonce);
+        let build = buildx.build(&context).platforms(&TWO);
+        killed_at(&mut farm, &gate, build.push(&image.tag("1")));
+        if opened_while_away {
+            gate.open();
+        }
+        farm.start_coordinator().expect("it starts again");
+        if !opened_while_away {
+            let plan = found(&farm, &context.nonce);
+            assert_eq!(
+                (plan.state.as_str(), plan.stage("builder").state.as_str()),
+                ("running", "running")
+            );
+            gate.open();
+        }
+        let plan = over(&farm, &context.nonce);
+        assert_eq!(plan.state, "succeeded", "{plan:#?}");
+        // What ends while there is no coordinator finds nobody to ask for the stage registry's credentials, and is repeated; but its engine
+        // has the result.
+        let tries: Vec<_> = plan
+            .stages
+            .iter()
+            .map(|stage| stage.attempts.len())
+            .collect();
+        assert!(
+            opened_while_away || tries.iter().all(|tries| *tries == 1),
+            "{plan:#?}"
+        );
+        let ran = runs(&farm, &context.nonce);
+        assert_eq!(
+            ran,
+            [("amd64-1".to_owned(), 2), ("arm64-1".to_owned(), 1)],
+            "the builder's command, and one of each platform"
+        );
+        let published = image.published("1");
+        assert_eq!(published.platforms(), TWO);
+        assert_eq!(Some(&published.digest), plan.digest.as_ref());
+        let [amd64, arm64] = TWO.map(|platform| published.image(platform).file("/x"));
+        assert_eq!(amd64, arm64, "both have the one artifact");
+    }
+}
+
+#[test]
+fn a_build_whose_client_went_with_the_coordinator_ends_where_it_needs_it_and_says_so() {
+    let mut farm = farm_of("amd64,arm64", &["--build-platform", "linux/amd64"]);
+    let buildx = Buildx::of(&farm);
+    let private = Repository::of(farm.private(), "library/alone").tag("1");
+    let password = &farm.private().credentials().expect("it wants one").password;
+    buildx.log_in(&farm.private().address().to_string(), "user", password);
+    std::fs::write(buildx.home().join("token"), "t").expect("writable");
+    let none: &[&str] = &[];
+    for (last, arguments, wanted) in [
+        (
+            "RUN --mount=type=secret,id=token,required=true cat /run/secrets/token",
+            &["--secret", "id=token,src=token"][..],
+            "its secrets",
+        ),
+        ("COPY file /file\nRUN cat /file", none, "its files"),
+        (
+            "RUN uname -m",
+            &["--push", "--tag", private.as_str()],
+            "its credentials",
+        ),
+    ] {
+        let gate = Gate::new();
+        let context = Context::new(&format!(
+            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && date +%N > /x\n\
+             FROM busybox\nCOPY --from=builder /x /x\n{last}\n",
+            gate.step()
+        ))
+        .file("file", "from the client");
+        let build = buildx.build(&context).platforms(&["linux/arm64"]);
+        killed_at(&mut farm, &gate, build.args(arguments));
+        farm.start_coordinator().expect("it starts again");
+        gate.open();
+        let plan = over(&farm, &context.nonce);
+        let error = plan.error.clone().unwrap_or_default();
+        assert_eq!(plan.state, "cancelled", "{plan:#?}");
+        assert!(
+            error.starts_with(GONE) && error.contains(wanted),
+            "{wanted}: {error}"
+        );
+        // As far as it needed nobody it went.
+        assert_eq!(plan.stage("builder").state, "done", "{plan:#?}");
+        assert_eq!(plan.stage("builder").attempts.len(), 1, "{plan:#?}");
+    }
+}
