@@ -203,19 +203,25 @@ impl fmt::Display for EngineAddress {
     }
 }
 
-fn engines(list: &str) -> Result<Vec<EngineAddress>> {
-    list.split(',')
-        .map(|text| match text.trim().split_once("://") {
+impl FromStr for EngineAddress {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once("://") {
             Some(("unix" | "tcp" | "docker+unix", rest)) if !rest.is_empty() => {
-                Ok(EngineAddress(text.trim().to_owned()))
+                Ok(EngineAddress(text.to_owned()))
             }
             _ => Err(Error::Setting {
                 name: "CROFT_USE_ENGINES",
-                value: list.to_owned(),
+                value: text.to_owned(),
                 reason: format!("`{text}` is none of unix://…, tcp://…, docker+unix://…"),
             }),
-        })
-        .collect()
+        }
+    }
+}
+
+fn engines(list: &str) -> Result<Vec<EngineAddress>> {
+    list.split(',').map(|text| text.trim().parse()).collect()
 }
 
 /// The farm's own programs.

@@ -19,6 +19,8 @@ pub mod frontend;
 pub mod git;
 pub mod image;
 pub mod layout;
+pub mod llb;
+pub mod memory;
 pub mod meter;
 pub mod plan;
 pub mod process;
