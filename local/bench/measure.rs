@@ -9,7 +9,10 @@ use anyhow::{Context as _, Result};
 use croft_local::Farm;
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::control_groups::ControlGroups;
+use crate::{
+    control_groups::ControlGroups,
+    support::memory::{Memory as Figure, forget_peak},
+};
 
 /// How long after a build its CPU time is still counted: engines and agents tidy up when the client has gone.
 const AFTERMATH: Duration = Duration::from_millis(500);
@@ -108,20 +111,24 @@ impl Meter {
                 .own()?
                 .zip(own)
                 .map(|(now, then)| now.saturating_sub(then)),
-            peak: self.farms("VmHWM")?,
+            peak: self.farms(Figure::Peak)?,
         };
         Ok((outcome, usage))
     }
 
     /// What the farm's processes hold now.
     pub fn memory(&self) -> Result<Memory> {
-        self.farms("VmRSS")
+        self.farms(Figure::Now)
     }
 
-    fn farms(&self, key: &str) -> Result<Memory> {
-        let agents = self.agents.iter().map(|id| status(*id, key));
+    fn farms(&self, figure: Figure) -> Result<Memory> {
+        let held = |process: u32| {
+            let held = figure.of(process);
+            held.with_context(|| format!("cannot look at the process {process}"))
+        };
+        let agents = self.agents.iter().map(|id| held(*id));
         Ok(Memory {
-            coordinator: self.coordinator.map_or(Ok(0), |id| status(id, key))?,
+            coordinator: self.coordinator.map_or(Ok(0), held)?,
             agents: agents.collect::<Result<_>>()?,
         })
     }
@@ -143,22 +150,4 @@ impl Meter {
         let busy: u64 = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum();
         Ok(Duration::from_secs_f64(busy as f64 / self.ticks))
     }
-}
-
-/// Sets the peak of a process's memory back to what it holds now (proc(5)).
-fn forget_peak(process: u32) -> Result<()> {
-    let path = format!("/proc/{process}/clear_refs");
-    fs::write(&path, "5").with_context(|| format!("cannot write {path}"))
-}
-
-/// A size from a process's status, in bytes.
-fn status(process: u32, key: &str) -> Result<u64> {
-    let path = format!("/proc/{process}/status");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let kilobytes: u64 = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
-        .and_then(|value| value.trim().strip_suffix("kB")?.trim().parse().ok())
-        .with_context(|| format!("no {key} in {path}"))?;
-    Ok(kilobytes * 1024)
 }

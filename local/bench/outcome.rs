@@ -12,6 +12,10 @@ pub enum Unit {
     Bytes,
     /// Builds in a second.
     PerSecond,
+    /// How many of something.
+    Count,
+    /// How many times as much as something else.
+    Times,
 }
 
 /// Which of the rounds' figures stands for them all.
@@ -113,6 +117,8 @@ impl Unit {
         match self {
             Unit::Seconds => format!("{figure:.2} s"),
             Unit::PerSecond => format!("{figure:.2}/s"),
+            Unit::Count => format!("{figure:.1}"),
+            Unit::Times => format!("{figure:.2} x"),
             Unit::Bytes if figure.abs() >= 1e6 => format!("{:.1} MB", figure / 1e6),
             Unit::Bytes => format!("{:.1} kB", figure / 1e3),
         }

@@ -162,6 +162,18 @@ impl Bench {
         Ok(all)
     }
 
+    /// What something that has no other side takes: once to warm up, which doesn't count, and then once a round.
+    pub fn rounds_of<T>(&self, whose: &str, mut turn: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
+        eprintln!("bench:   {whose}, to warm up");
+        turn()?;
+        (1..=self.rounds)
+            .map(|round| {
+                eprintln!("bench:   {whose}, round {round} of {}", self.rounds);
+                turn()
+            })
+            .collect()
+    }
+
     /// Makes every engine forget all that it has built.
     pub fn prune(&self) -> Result<()> {
         for agent in self.farm.agents() {

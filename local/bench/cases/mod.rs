@@ -1,16 +1,21 @@
 //! The cases. To add one: a file with a `run` that builds in turns and gives rows, and a line in [`CASES`].
 
+mod adopt;
+mod death;
 mod go;
 mod large_context;
 mod many;
 mod no_op;
 mod scratch;
+mod statements;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
+use croft_local::Durability;
 
 use crate::{
+    herd::Herd,
     measure::{Memory, Usage},
     outcome::{Counts, Mark, Row, Unit},
     sides::{Bench, Side},
@@ -28,7 +33,7 @@ pub struct Case {
 }
 
 /// All of them, in the order in which they run.
-pub const CASES: [Case; 5] = [
+pub const CASES: [Case; 8] = [
     Case {
         name: "no-op",
         title: "a rebuild without a change, four platforms, pushed",
@@ -54,10 +59,32 @@ pub const CASES: [Case; 5] = [
         title: "40 small builds at once",
         run: many::run,
     },
+    Case {
+        name: "death",
+        title: "an agent that is killed, and its stage",
+        run: death::run,
+    },
+    Case {
+        name: "adopt",
+        title: "a coordinator that is killed and started again while 100 stages run",
+        run: adopt::run,
+    },
+    Case {
+        name: "statements",
+        title: "what a stage costs the database",
+        run: statements::run,
+    },
 ];
 
 /// What each side took, a round each.
 type Turns = BTreeMap<Side, Vec<Usage>>;
+
+/// Agents whose engines run nothing, on a farm of their own that runs as farms do for real.
+fn herd_for_bench(agents: usize, slots: usize) -> Herd {
+    Herd::start(agents, slots, |options| {
+        options.durability = Durability::Full;
+    })
+}
 
 /// A figure of each round, by side.
 fn row(
