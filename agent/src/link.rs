@@ -40,7 +40,7 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two tries to connect; doubled from the first to the last, and spread so that a whole fleet doesn't come at once.
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-const LAST_BACKOFF: Duration = Duration::from_secs(3);
+const LAST_BACKOFF: Duration = Duration::from_secs(1);
 /// Heartbeats that may be unanswered, reports that may be unsent, answers that may wait, and questions that may be open. A coordinator that
 /// lets them pile up is treated as gone.
 const UNANSWERED: usize = 64;
