@@ -101,7 +101,7 @@ async fn foreign_image(repository: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_stage_registry_that_fails_is_the_farms_fault_and_the_next_try_starts_clean() {
+async fn a_stage_registry_that_fails_is_named_as_at_fault_and_the_next_try_starts_clean() {
     let way = Way::to(bench().await.registry.address()).await;
     let stages = way.address.to_string();
     let manners = Manners {
@@ -136,14 +136,14 @@ async fn a_stage_registry_that_fails_is_the_farms_fault_and_the_next_try_starts_
     let failed = link.run(offer(&context, pull.clone())).await;
     assert_eq!(
         failed.failure().kind(),
-        v1::failure::Kind::Farm,
+        v1::failure::Kind::StageRegistry,
         "{failed:?}"
     );
     let push = vec![pushed("o", llb.definition(&random), &name)];
     let failed = link.run(offer(&context, push.clone())).await;
     assert_eq!(
         failed.failure().kind(),
-        v1::failure::Kind::Farm,
+        v1::failure::Kind::StageRegistry,
         "{failed:?}"
     );
 
