@@ -34,6 +34,9 @@ use crate::{
 
 /// How long it may take to get through to a coordinator, of which there may be another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a link on which nothing is heard is tried, and how long that may take: of a coordinator that is frozen, or whose host is gone,
+/// nothing else tells.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long the coordinator may take to welcome us.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long it may take to end a link that we left.
@@ -89,8 +92,8 @@ pub async fn serve(
         endpoint
             .clone()
             .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
     });
     let endpoints: Vec<Endpoint> = endpoints.collect();
     let mut backoff = FIRST_BACKOFF;

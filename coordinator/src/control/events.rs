@@ -51,7 +51,7 @@ pub struct Joining {
     pub keepers: Vec<BuildId>,
 }
 
-/// How long a heartbeat waits to be stored.
+/// How long a heartbeat waits to be stored, at most.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
 impl Control {
@@ -145,7 +145,7 @@ impl Control {
                 let what = json!({"agent": &*from.name, "id": from.agent, "epoch": from.epoch, "why": why});
                 self.note(None, "agent away", what).await;
             }
-            Err(error) if error.is_stale() => {}
+            Err(error) if error.is_stale() || error.is_closed() => {}
             Err(error) => {
                 tracing::warn!(agent = %from.name, %error, "that the agent is away can't be stored")
             }
@@ -175,8 +175,9 @@ impl Control {
         beat: &Heartbeat,
         held: &[Held],
     ) -> std::result::Result<Vec<AttemptId>, StoreError> {
-        // What else it says comes behind this, so it doesn't wait long.
-        let store = self.store.hurried(HEARTBEAT);
+        // What else it says comes behind this, the next heartbeat too, so it doesn't wait long.
+        let terms = &self.settings.leases;
+        let store = self.store.hurried(HEARTBEAT.min(terms.heartbeat / 4))?;
         if store
             .agent_heartbeat(from.agent, from.epoch(), beat)
             .await?
@@ -185,10 +186,7 @@ impl Control {
         }
         match held.is_empty() {
             true => Ok(Vec::new()),
-            false => {
-                let terms = &self.settings.leases;
-                store.attempt_renew(from.agent, held, terms).await
-            }
+            false => store.attempt_renew(from.agent, held, terms).await,
         }
     }
 

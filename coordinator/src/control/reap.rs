@@ -8,8 +8,10 @@ use super::events::Linked;
 use super::failure::{Failure, Result};
 use crate::store::{Holding, SilentAgent};
 
-/// How often the loop looks.
-const PACE: Duration = Duration::from_secs(1);
+/// How often the loop looks: whoever waits for a stage of an agent that died waits for its lease, and not much longer.
+const PACE: Duration = Duration::from_millis(250);
+/// A look that takes longer is one at a database that was away.
+const SLOW: Duration = Duration::from_secs(1);
 /// Why an agent is taken for away.
 const UNHEARD: &str = "it was not heard of for a lease";
 /// Attempts that it gives up in one go.
@@ -27,7 +29,7 @@ pub(super) async fn run(control: Arc<Control>) {
             if unheard {
                 control
                     .store
-                    .hurried(terms.heartbeat)
+                    .hurried(terms.heartbeat)?
                     .attempt_adopt(&terms)
                     .await?;
             }
@@ -42,7 +44,7 @@ pub(super) async fn run(control: Arc<Control>) {
         let missed = looked.is_err();
         let done = match looked {
             // A database that was away has stored no heartbeat meanwhile: that is not the agents' silence.
-            Ok(_) if begun.elapsed() > PACE => {
+            Ok(_) if begun.elapsed() > SLOW => {
                 listening = Instant::now();
                 Ok(())
             }
@@ -88,7 +90,7 @@ async fn silence(control: &Control, silent: Vec<SilentAgent>, held: Vec<Holding>
 /// Gives up attempts whose leases ended.
 async fn leases(control: &Control) -> Result<()> {
     // Not after a wait: leases that end while the database is away are none's fault.
-    let store = control.store.hurried(control.settings.leases.heartbeat);
+    let store = control.store.hurried(control.settings.leases.heartbeat)?;
     for lost in store.attempt_expired(BATCH).await? {
         match control
             .store

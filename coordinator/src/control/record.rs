@@ -37,7 +37,9 @@ pub(super) fn start(store: &Store, build: &Build) {
                     },
                 }
             }
-            if let Err(error) = store.log_append(id, &chunk).await {
+            if let Err(error) = store.log_append(id, &chunk).await
+                && !error.is_closed()
+            {
                 tracing::warn!(build = %id, %error, "some of a build's progress is not recorded");
             }
             chunk.clear();
@@ -51,7 +53,9 @@ pub(super) fn start(store: &Store, build: &Build) {
 impl Control {
     /// Notes that something happened, to a build or to the farm, that no row of its own tells: for those who ask later why it took longer.
     pub(super) async fn note(&self, build: Option<BuildId>, kind: &str, data: serde_json::Value) {
-        if let Err(error) = self.store.event_append(build, kind, &data).await {
+        if let Err(error) = self.store.event_append(build, kind, &data).await
+            && !error.is_closed()
+        {
             tracing::warn!(kind, %error, "an event is not recorded");
         }
     }

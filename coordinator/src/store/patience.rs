@@ -45,12 +45,16 @@ impl Tries {
 }
 
 impl Store {
-    /// The same, but calls wait no longer than this for a database that is away, or for a connection of the pool.
-    pub fn hurried(&self, patience: Duration) -> Store {
-        Store {
+    /// The same for calls that wait no longer than this, for the database or for a connection of the pool. While the database is known to be
+    /// away they are not made at all.
+    pub fn hurried(&self, patience: Duration) -> Result<Store, StoreError> {
+        if self.away_for().is_some() {
+            return Err(StoreError::Away(sqlx::Error::PoolTimedOut));
+        }
+        Ok(Store {
             patience: patience.min(self.patience),
             ..self.clone()
-        }
+        })
     }
 
     /// How long calls wait for a database that is away.

@@ -117,7 +117,7 @@ async fn a_lease_that_is_given_back_is_taken_at_once() {
     let mut second = candidate(&db, "second", LONG).await;
     assert!(second.look().await.unwrap().is_err());
     let (looked, mut looks) = tokio::sync::mpsc::unbounded_channel();
-    let waiting = tokio::spawn(second.win(move |_| drop(looked.send(()))));
+    let waiting = tokio::spawn(second.win(move |_| looked.send(()).unwrap()));
     looks.recv().await.unwrap();
     let begun = Instant::now();
     first.release().await.unwrap();
@@ -138,7 +138,7 @@ async fn a_holder_renews_a_lease_that_ran_out_if_nobody_took_it() {
     let (renewed, mut renewals) = tokio::sync::mpsc::unbounded_channel();
     let keeping = tokio::spawn(async move {
         tenure
-            .keep(move |contact| drop(renewed.send(contact)))
+            .keep(move |contact| renewed.send(contact).unwrap_or_default())
             .await
     });
     assert_eq!(renewals.recv().await, Some(Contact::There));
@@ -174,7 +174,7 @@ async fn nothing_of_an_earlier_term_is_carried_out_once_another_one_reads() {
     let (new, _) = fenced(&db, &second).await;
     assert!(new.build_get(known.id).await.unwrap().is_some());
     let late = new_build();
-    let hurried = old.hurried(Duration::from_millis(300));
+    let hurried = old.hurried(Duration::from_millis(300)).unwrap();
     let refused = hurried.build_insert(&late).await;
     assert!(matches!(refused, Err(StoreError::Away(_))), "{refused:?}");
     assert!(deposed.is_cancelled(), "it doesn't know");
