@@ -10,6 +10,7 @@ use crate::support::*;
 const BEAT: Heartbeat = Heartbeat {
     health: Health::Healthy,
     disk: None,
+    memory: None,
 };
 
 async fn silent(db: &Db) -> Vec<String> {
