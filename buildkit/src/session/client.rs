@@ -16,7 +16,7 @@ use tonic::{Code, Status, metadata::MetadataMap};
 use tower::Service;
 
 use super::{
-    BoxError, CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, SessionBody, SessionId,
+    BoxError, CONNECTION_WINDOW, GATHERED, SEND_BUFFER, STREAM_WINDOW, SessionBody, SessionId,
     SessionRequest, SessionResponse, SessionSpec,
     auth::Credentials,
     grpc::boxed,
@@ -83,6 +83,8 @@ impl ClientSession {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
+            // A client's messages of files are of 32 KiB, and go in fewer pieces.
+            .max_frame_size(GATHERED as u32)
             .max_header_list_size(HEADER_LIMIT)
             .handshake(io)
             .await
