@@ -1,6 +1,7 @@
 # What a developer runs. Needs a Rust toolchain and a C compiler; all else is found or fetched by local/.
 
-target := $(or $(CARGO_TARGET_DIR),target)/debug
+targets := $(abspath $(or $(CARGO_TARGET_DIR),target))
+target := $(targets)/debug
 
 .PHONY: help build parts lint test test-long test-faults demo bench bench-readme
 
@@ -39,8 +40,8 @@ test-faults: parts
 demo: build
 	$(target)/croft-local demo
 
-# The farm's own programs are optimised for it, on top of the dependencies that are there: no second build of everything.
+# Measured are the farm's programs as people run them. The first time everything is compiled for that, which takes some minutes.
 bench bench-readme: parts
-	cargo build --config profile.dev.opt-level=2 -p croft-coordinator -p croft-agent -p croft-client --bins
-	cargo bench -p croft-local --bench bench --profile dev -- $(if $(filter %readme,$@),--readme) \
+	cargo build --release -p croft-coordinator -p croft-agent -p croft-client --bins
+	CROFT_BIN_DIR=$(targets)/release cargo bench -p croft-local --bench bench --profile dev -- $(if $(filter %readme,$@),--readme) \
 		$(foreach case,$(CASE),--case $(case)) $(if $(ROUNDS),--rounds $(ROUNDS))
