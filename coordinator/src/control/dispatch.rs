@@ -23,7 +23,7 @@ use super::images;
 use super::stages::Compression;
 use crate::store::{self, Epoch, Hold, NewAttempt, OutputState, Snapshot, Wake, Wants};
 
-/// How often the loop looks though nobody woke it: pauses end, and a wake may be missed.
+/// How often the loop looks though nobody woke it: a wake may be missed.
 const POLL: Duration = Duration::from_secs(1);
 /// How long it leaves a database alone that is away.
 const AWAY: Duration = Duration::from_millis(500);
@@ -32,15 +32,20 @@ const BATCH: u32 = 500;
 
 /// The dispatch loop.
 pub(super) async fn run(control: Arc<Control>) {
+    let mut next = POLL;
     loop {
-        let _ = tokio::time::timeout(POLL, control.wake.notified()).await;
-        if let Err(failure) = pass(&control).await {
-            if control.store.is_closed() {
-                return;
+        let _ = tokio::time::timeout(next, control.wake.notified()).await;
+        next = match pass(&control).await {
+            Ok(pause) => pause.map_or(POLL, |pause| pause.min(POLL)),
+            Err(failure) => {
+                if control.store.is_closed() {
+                    return;
+                }
+                tracing::warn!(%failure, "nothing is placed");
+                tokio::time::sleep(AWAY).await;
+                POLL
             }
-            tracing::warn!(%failure, "nothing is placed");
-            tokio::time::sleep(AWAY).await;
-        }
+        };
     }
 }
 
@@ -71,13 +76,19 @@ pub(super) async fn listen(control: Arc<Control>) {
     }
 }
 
-async fn pass(control: &Arc<Control>) -> Result<()> {
+/// Gives the time until the first pause of a stage ends that is to be tried again.
+async fn pass(control: &Arc<Control>) -> Result<Option<Duration>> {
     let mut snapshot = control.store.snapshot(BATCH).await?;
     snapshot
         .ready
         .retain(|stage| !stage.is_ahead() || may_go_ahead(control, stage));
+    let now = snapshot.now;
+    let paused = snapshot.ready.iter().filter(|stage| stage.not_before > now);
+    let paused = paused.map(|stage| stage.not_before.since(now)).min();
+    // The database knows parts of a millisecond.
+    let paused = paused.map(|pause| pause + Duration::from_millis(1));
     if snapshot.ready.is_empty() {
-        return Ok(());
+        return Ok(paused);
     }
     for stage in &mut snapshot.ready {
         if let Some(agent) = only_reader(control, stage.key) {
@@ -142,7 +153,7 @@ async fn pass(control: &Arc<Control>) -> Result<()> {
         // What takes the results of these may go to their agents at once.
         control.wake();
     }
-    Ok(())
+    Ok(paused)
 }
 
 /// The agent that ran the build's frontend, where a stage needs what only that one's engine has read: a context from a client's pipe.
