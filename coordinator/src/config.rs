@@ -127,6 +127,39 @@ pub struct StageRegistry {
     /// Hosts of users' registries to speak plain HTTP to (may be given several times). Loopback addresses are plain anyway.
     #[arg(long, env = "CROFT_INSECURE_REGISTRY", value_delimiter = ',')]
     pub insecure_registry: Vec<String>,
+    /// The farm's own credentials for users' repositories below a prefix, as `host[:port][/path]=USER:PASSWORD_FILE` (may be given several
+    /// times). They serve builds that publish there and whose client has no credentials for that registry, or is gone.
+    #[arg(long, env = "CROFT_REGISTRY_SECRET", value_delimiter = ',', value_parser = registry_secret)]
+    pub registry_secret: Vec<RegistrySecret>,
+}
+
+/// A `--registry-secret`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistrySecret {
+    /// The repositories that it is for: `host[:port][/path]`.
+    pub prefix: String,
+    /// The user's name.
+    pub user: String,
+    /// Where the password is.
+    pub password_file: PathBuf,
+}
+
+/// Reads `registry.example.com/team=user:/run/secrets/team`.
+fn registry_secret(text: &str) -> Result<RegistrySecret, String> {
+    let read = || {
+        let (prefix, login) = text.split_once('=')?;
+        let (user, file) = login.split_once(':')?;
+        let host = prefix.split('/').next()?;
+        let full = [host, user, file].iter().all(|part| !part.is_empty());
+        full.then(|| RegistrySecret {
+            prefix: prefix.to_owned(),
+            user: user.to_owned(),
+            password_file: PathBuf::from(file),
+        })
+    };
+    read().ok_or_else(|| {
+        format!("{text:?} is no registry secret: write it like registry.example.com/team=user:/path/of/the/password/file")
+    })
 }
 
 /// How builds are run.
@@ -302,6 +335,29 @@ mod tests {
     fn images_of_the_last_day_always_stay() {
         assert!(stage_images("1d").is_ok());
         assert!(stage_images("23h").is_err());
+    }
+
+    #[test]
+    fn a_registry_secret_names_its_prefix_its_user_and_its_file() {
+        assert_eq!(
+            registry_secret("r.example:5000/team=robot:/run/secrets/a:b"),
+            Ok(RegistrySecret {
+                prefix: "r.example:5000/team".to_owned(),
+                user: "robot".to_owned(),
+                password_file: "/run/secrets/a:b".into(),
+            })
+        );
+        for bad in [
+            "",
+            "r.example",
+            "r.example=user",
+            "=user:/f",
+            "/p=user:/f",
+            "r=:/f",
+            "r=u:",
+        ] {
+            assert!(registry_secret(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

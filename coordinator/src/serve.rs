@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, Listen, StageRegistry as StageFlags};
-use crate::control::{Control, Retention, Settings, StageRegistry};
+use crate::control::{Control, RegistrySecrets, Retention, Settings, StageRegistry};
 use crate::ports::{self, Gate};
 use crate::registry::Login;
 use crate::store::{
@@ -44,6 +45,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     let database = Database::reach(&database).await?;
     let stages = stages(&config.stages, &config.policy.project)?;
+    let settings = settings(&config)?;
     stages.check().await.with_context(|| {
         format!(
             "the stage registry {} can't be used: check --stage-registry and its user and password file",
@@ -79,12 +81,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let ended = match won {
         Some(tenure) => {
             let active = Active {
-                config: &config,
                 database,
                 tenure,
                 standby: &standby,
             };
-            active.run(stages, &told).await
+            active.run(settings, stages, &told).await
         }
         None => Ok(()),
     };
@@ -165,7 +166,6 @@ impl Standby<'_> {
 
 /// The coordinator that holds the lease.
 struct Active<'a> {
-    config: &'a Config,
     database: Database,
     tenure: Tenure,
     standby: &'a Standby<'a>,
@@ -181,11 +181,16 @@ enum Over {
 
 impl Active<'_> {
     /// Takes over, serves, and leaves so that another one can take over.
-    async fn run(self, stages: StageRegistry, told: &CancellationToken) -> anyhow::Result<()> {
+    async fn run(
+        self,
+        settings: Settings,
+        stages: StageRegistry,
+        told: &CancellationToken,
+    ) -> anyhow::Result<()> {
         let deposed = CancellationToken::new();
         let store = self.database.store(&self.tenure, deposed.clone());
         let mut keeping = self.keep(&store);
-        let control = Control::new(settings(self.config), store.clone(), stages);
+        let control = Control::new(settings, store.clone(), stages);
         let over = async {
             tokio::select! {
                 holder = &mut keeping => Over::Deposed(holder),
@@ -255,8 +260,13 @@ impl Active<'_> {
 
 type Keeping = std::pin::Pin<Box<dyn Future<Output = Holder> + Send>>;
 
-fn settings(config: &Config) -> Settings {
-    Settings {
+fn settings(config: &Config) -> anyhow::Result<Settings> {
+    let mut registry_secrets = RegistrySecrets::default();
+    for secret in &config.stages.registry_secret {
+        let password = password(&secret.password_file)?;
+        registry_secrets.add(&secret.prefix, secret.user.clone(), password);
+    }
+    Ok(Settings {
         build_platform: config.policy.build_platform.clone(),
         agent_wait: config.policy.agent_wait,
         build_deadline: config.policy.build_deadline,
@@ -274,7 +284,8 @@ fn settings(config: &Config) -> Settings {
         entitlements: BTreeSet::from_iter(config.policy.allow_entitlement.clone()),
         project: Project(config.policy.project.clone()),
         plain_registries: config.stages.insecure_registry.clone(),
-    }
+        registry_secrets,
+    })
 }
 
 /// Where others find a port of ours: as we are told, or where it listens, under this host's name if that is everywhere.
@@ -307,19 +318,22 @@ fn loopback_only(listen: &Listen) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a file holds, without the end of its line.
+fn password(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("the password file {} can't be read", file.display()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 fn stages(flags: &StageFlags, project: &str) -> anyhow::Result<StageRegistry> {
     let login = match (
         &flags.stage_registry_user,
         &flags.stage_registry_password_file,
     ) {
-        (Some(user), Some(file)) => {
-            let password = std::fs::read_to_string(file)
-                .with_context(|| format!("the password file {} can't be read", file.display()))?;
-            Login::Password {
-                user: user.clone(),
-                password: password.trim_end_matches(['\r', '\n']).to_owned(),
-            }
-        }
+        (Some(user), Some(file)) => Login::Password {
+            user: user.clone(),
+            password: password(file)?,
+        },
         _ => Login::Anonymous,
     };
     let mut plain = flags.insecure_registry.clone();

@@ -43,7 +43,12 @@ async fn route(control: &Control, mut request: Request) -> Result<SessionRespons
         if let Some(answer) = control.stages().answer(&build, &question) {
             return Ok(answer);
         }
-        if control.sessions().get(&session).is_none()
+        let client = control.sessions().get(&session);
+        let secrets = &control.settings().registry_secrets;
+        if let Some(answer) = secrets.answer(&build, client.as_ref(), &question).await {
+            return Ok(answer);
+        }
+        if client.is_none()
             && let Some(answer) = build.answer_credentials_alone(&question)
         {
             return Ok(answer);

@@ -23,6 +23,7 @@ mod refuse;
 mod restore;
 mod retain;
 mod run;
+mod secrets;
 mod sessions;
 mod stages;
 mod standing;
@@ -45,6 +46,7 @@ pub use failure::{Failure, Kind, Result};
 pub use fleet::{Ends, Fleet};
 pub use progress::{Progress, Reader};
 pub use retain::{LATELY, Retention};
+pub use secrets::RegistrySecrets;
 pub use sessions::Sessions;
 pub use stages::StageRegistry;
 
@@ -74,6 +76,8 @@ pub struct Settings {
     pub project: Project,
     /// Users' registries that are spoken to in plain HTTP.
     pub plain_registries: Vec<String>,
+    /// The coordinator's own credentials for users' registries.
+    pub registry_secrets: RegistrySecrets,
 }
 
 /// The coordinator, as its edges see it.

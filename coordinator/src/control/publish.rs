@@ -12,11 +12,12 @@ use super::build::{Build, Planned};
 use super::failure::{Failure, Result};
 use super::image::{Descriptor, ImageOutput, OciPlatform, PlatformManifest, Shape};
 use super::progress::{Phase, Step};
-use super::{Control, Sessions};
+use super::{Control, Sessions, Settings};
 use crate::registry::{self, Login, Registry, RegistryError};
 use crate::store::{NewPublication, PublicationRow, PublicationState};
 
-/// The client's credentials for the registries of its image. Fetched when the build is planned, in memory for its life only.
+/// As whom each repository of an image is written to: with the client's credentials, fetched when the build is planned and in memory for its
+/// life only, or with the coordinator's own where the client has none.
 pub(super) struct Logins(HashMap<String, Registry>);
 
 impl Logins {
@@ -25,42 +26,53 @@ impl Logins {
         sessions: &Sessions,
         build: &Build,
         image: &ImageOutput,
-        plain: &[String],
+        settings: &Settings,
     ) -> Result<Self> {
-        let mut registries = HashMap::new();
+        let mut hosts = HashMap::new();
+        let mut repositories = HashMap::new();
         let session = sessions.get(&build.request.session);
-        for reference in &image.references {
-            let host = registry::host(reference).to_owned();
-            if registries.contains_key(&host) {
-                continue;
+        for reference in image.repositories() {
+            let host = registry::host(&reference);
+            if !hosts.contains_key(host) {
+                let login = match &session {
+                    None => Login::Anonymous,
+                    Some(session) => {
+                        let asked = session.credentials(auth_host(host)).await;
+                        login(asked.map_err(|status| {
+                            Failure::invalid(format!(
+                                "the client's credentials for {host} can't be had: {}",
+                                status.message()
+                            ))
+                        })?)
+                    }
+                };
+                hosts.insert(host.to_owned(), login);
             }
-            let login = match &session {
-                None => Login::Anonymous,
-                Some(session) => {
-                    let asked = session.credentials(auth_host(&host)).await;
-                    login(asked.map_err(|status| {
-                        Failure::invalid(format!(
-                            "the client's credentials for {host} can't be had: {}",
-                            status.message()
-                        ))
-                    })?)
-                }
+            let login = match &hosts[host] {
+                Login::Anonymous => settings.registry_secrets.of(&reference),
+                clients => Some(clients),
             };
-            let connection = Registry::new(&host, &login, plain);
-            registries.insert(host, connection);
+            let login = login.unwrap_or(&Login::Anonymous);
+            let connection = Registry::new(host, login, &settings.plain_registries);
+            repositories.insert(repository(&reference), connection);
         }
-        Ok(Self(registries))
+        Ok(Self(repositories))
     }
 
     fn of(&self, reference: &Reference) -> Result<&Registry> {
         self.0
-            .get(registry::host(reference))
+            .get(&repository(reference))
             .ok_or_else(|| Failure::farm("a registry was not logged in to"))
     }
 }
 
+/// A repository's name, its registry included.
+fn repository(reference: &Reference) -> String {
+    format!("{}/{}", registry::host(reference), reference.repository())
+}
+
 /// Docker Hub's credentials are kept under its API's name.
-fn auth_host(host: &str) -> &str {
+pub(super) fn auth_host(host: &str) -> &str {
     match host {
         "docker.io" | "index.docker.io" => "registry-1.docker.io",
         host => host,
@@ -156,7 +168,7 @@ impl Control {
     async fn intents(&self, order: &Order<'_>, manifest: &Manifest) -> Result<Vec<PublicationRow>> {
         let mut intents = Vec::new();
         for reference in &order.image.references {
-            let repository = format!("{}/{}", registry::host(reference), reference.repository());
+            let repository = repository(reference);
             let tag = Some(reference.tag().unwrap_or("latest").to_owned());
             let begun = order
                 .begun

@@ -112,8 +112,7 @@ impl Control {
         Ok(match outputs {
             Outputs::Keep => None,
             Outputs::Image(image) => {
-                let plain = &self.settings.plain_registries;
-                Some(Logins::fetch(&self.sessions, build, image, plain).await?)
+                Some(Logins::fetch(&self.sessions, build, image, &self.settings).await?)
             }
         })
     }

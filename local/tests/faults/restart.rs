@@ -1,6 +1,6 @@
 //! The coordinator is killed in the middle of builds, and started again.
 
-use croft_local::Farm;
+use croft_local::{Access, Farm, Registry, RegistryOptions};
 
 use crate::farm_of;
 use crate::gate::Gate;
@@ -137,4 +137,47 @@ fn a_build_whose_client_went_with_the_coordinator_ends_where_it_needs_it_and_say
         assert_eq!(plan.stage("builder").state, "done", "{plan:#?}");
         assert_eq!(plan.stage("builder").attempts.len(), 1, "{plan:#?}");
     }
+}
+
+#[test]
+fn the_farms_own_credentials_publish_for_clients_that_have_none_or_are_gone() {
+    let private = Registry::start(RegistryOptions {
+        access: Access::Password("robot".to_owned()),
+        ..RegistryOptions::default()
+    })
+    .expect("a registry");
+    let password = &private.credentials().expect("it wants one").password;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    std::fs::write(&file, format!("{password}\n")).expect("writable");
+    let secret = format!("{}/team=robot:{}", private.address(), file.display());
+    let mut farm = farm_of("amd64", &["--registry-secret", &secret]);
+    let buildx = Buildx::of(&farm);
+
+    let context = Context::new("FROM busybox\nRUN echo $NONCE > /x\n");
+    let image = Repository::of(&private, "team/here");
+    let build = buildx.build(&context).push(&image.tag("1"));
+    let digest = build.run().succeeded().digest();
+    assert_eq!(image.published("1").digest, digest);
+    // Not where they are not for.
+    let other = Repository::of(&private, "others/here");
+    let refused = buildx.build(&context).push(&other.tag("1")).run().failed();
+    assert!(refused.progress().contains("401"), "{}", refused.progress());
+
+    let gate = Gate::new();
+    let context = Context::new(&format!(
+        "FROM busybox\nRUN : $NONCE; {} && date +%N > /x\n",
+        gate.step()
+    ));
+    let image = Repository::of(&private, "team/gone");
+    killed_at(
+        &mut farm,
+        &gate,
+        buildx.build(&context).push(&image.tag("1")),
+    );
+    farm.start_coordinator().expect("it starts again");
+    gate.open();
+    let plan = over(&farm, &context.nonce);
+    assert_eq!(plan.state, "succeeded", "{plan:#?}");
+    assert_eq!(Some(image.published("1").digest), plan.digest);
 }
