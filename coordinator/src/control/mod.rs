@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use croft_planner::Platform;
-use croft_scheduler::fleet::Presence;
+use croft_scheduler::fleet::{AgentView, Presence};
 use croft_scheduler::{BuildId, FarmBudget, FleetView, LeaseTerms, Policy, Project};
 use tokio::sync::Notify;
 
@@ -51,7 +51,7 @@ pub use sessions::Sessions;
 pub use stages::StageRegistry;
 
 use self::turns::Turns;
-use crate::store::Store;
+use crate::store::{AgentRow, Store};
 
 /// How builds are run.
 #[derive(Clone, Debug)]
@@ -188,16 +188,14 @@ impl Control {
         }
     }
 
-    /// The platforms that connected agents serve: native ones first, those with the most slots in front, then emulated ones.
+    /// The platforms that connected agents serve: native ones first, those with the most slots in front, then emulated ones. Where none is
+    /// connected, as after another coordinator has gone, those that are known: builds wait for them.
     pub async fn platforms(&self) -> Result<Vec<Platform>> {
         let fleet = self.store.fleet_view().await?;
         let mut slots: HashMap<&Platform, u64> = HashMap::new();
-        let connected = || {
-            fleet
-                .agents
-                .iter()
-                .filter(|agent| agent.presence == Presence::Connected)
-        };
+        let is_there = |agent: &&AgentView| agent.presence == Presence::Connected;
+        let none = !fleet.agents.iter().any(|agent| is_there(&agent));
+        let connected = || fleet.agents.iter().filter(|agent| none || is_there(agent));
         for agent in connected() {
             *slots.entry(&agent.native).or_default() += u64::from(agent.slots);
         }
@@ -226,10 +224,10 @@ impl Control {
     /// What a client may count on: what all engines can do and the farm passes on.
     pub async fn capabilities(&self) -> Result<Capabilities> {
         let agents = self.store.agent_list().await?;
-        let mut all = agents
-            .iter()
-            .filter(|agent| agent.presence == Presence::Connected)
-            .map(|agent| &agent.hello);
+        let is_there = |agent: &&AgentRow| agent.presence == Presence::Connected;
+        let none = !agents.iter().any(|agent| is_there(&agent));
+        let there = agents.iter().filter(|agent| none || is_there(agent));
+        let mut all = there.map(|agent| &agent.hello);
         let mut shared = all
             .next()
             .map_or_else(Capabilities::default, |first| Capabilities {

@@ -331,6 +331,8 @@ impl Control {
                     self.cancel_attempt(&attempt, "the build is over");
                 }
             }
+            // It isn't over: whoever takes over goes on with it.
+            Err(fault) if fault.is_closed() => {}
             Err(fault) => {
                 tracing::error!(%build, %fault, "the end of a build can't be stored")
             }
