@@ -19,7 +19,12 @@ use support::{
     llb::{dockerfile, file, local, reference, solve},
     spec,
 };
-use tokio::sync::mpsc;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
 use tonic::Code;
 
 async fn engine() -> Engine {
@@ -208,6 +213,49 @@ async fn read_local(engine: &Engine, id: &SessionId) -> tonic::Status {
     let status = gateway.evaluate(&reference(answer)).await.unwrap_err();
     gateway.close().await.unwrap();
     status
+}
+
+/// The engine as if it were a buildkitd, which speaks its API at once and takes sessions in its messages only.
+async fn as_buildkitd() -> (Engine, TempDir) {
+    let address = Workbench::shared().unwrap().engine.address();
+    let docker = address.strip_prefix("docker+unix://").map(str::to_owned);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("buildkitd.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let Some(docker) = docker else {
+        return (connect(address).await, folder);
+    };
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = UnixStream::connect(&docker).await.unwrap();
+            tokio::spawn(async move {
+                let upgrade = "POST /grpc HTTP/1.1\r\nhost: docker\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n";
+                far.write_all(upgrade.as_bytes()).await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(far.read_u8().await.unwrap());
+                }
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    let engine = connect(&format!("unix://{}", socket.display())).await;
+    (engine, folder)
+}
+
+#[tokio::test]
+async fn an_engine_without_sessions_of_their_own_connections_takes_them_in_messages() {
+    let (engine, _folder) = as_buildkitd().await;
+    let id = SessionId::unique();
+    let (first, _calls) = telling_session(&engine, &id).await;
+    first.close().await;
+    let (second, mut calls) = telling_session(&engine, &id).await;
+    let status = read_local(&engine, &id).await;
+    assert!(
+        status.message().contains("this test has no files"),
+        "{status:?}"
+    );
+    assert!(calls.recv().await.is_some() && !second.is_closed());
 }
 
 #[tokio::test]
