@@ -338,14 +338,8 @@ async fn attempts_that_a_starting_coordinator_adopts_get_a_whole_lease_and_nothi
     db.execute("UPDATE attempts SET lease_until = now() - interval '1 hour' WHERE lease_until < now() + interval '30 minutes'")
         .await;
     let over = db.planned(&single()).await;
-    let ended = db.run(
-        over,
-        0,
-        &db.agent("amd64-2", "linux/amd64").await,
-        &[],
-        &[target(0)],
-    );
-    ended.await;
+    let other = db.agent("amd64-2", "linux/amd64").await;
+    db.run(over, 0, &other, &[], &[target(0)]).await;
 
     let before = db.view(long).await.attempts[0].lease_until;
     let terms = LeaseTerms::default();
@@ -363,4 +357,37 @@ async fn attempts_that_a_starting_coordinator_adopts_get_a_whole_lease_and_nothi
     );
     let lease = attempt.lease_until - attempt.created_at;
     assert!(lease >= chrono::TimeDelta::from_std(terms.lease).unwrap());
+}
+
+#[tokio::test]
+async fn failures_over_the_stage_registry_are_counted_apart_and_only_many_of_them_are_the_agents() {
+    let db = Db::new().await;
+    let agent = db.agent("amd64-1", "linux/amd64").await;
+    let build = db.planned(&single()).await;
+    let budget = FarmBudget {
+        failures: 9,
+        ..at_once()
+    };
+    for before in 0..8u32 {
+        let held = db.offer(build, 0, &agent, &[]).await;
+        let over = failure(FailureKind::Registry);
+        let end = db.store.attempt_fail(agent.id, held, &over, &budget).await;
+        assert!(matches!(end.unwrap().outcome, Outcome::Retried { .. }));
+        let stage = db.store.snapshot(10).await.unwrap().ready.remove(0);
+        let counted = stage.failed_on.get(&agent.id).copied().unwrap_or_default();
+        assert_eq!(counted, (before + 1) / 6);
+    }
+    assert_eq!(db.view(build).await.stages[0].farm_failures, 0);
+    // One of the farm's own is the first of those.
+    let held = db.offer(build, 0, &agent, &[]).await;
+    let other = failure(FailureKind::Farm);
+    let end = db
+        .store
+        .attempt_fail(agent.id, held, &other, &at_once())
+        .await;
+    assert!(matches!(end.unwrap().outcome, Outcome::Retried { .. }));
+    let held = db.offer(build, 0, &agent, &[]).await;
+    let ninth = failure(FailureKind::Registry);
+    let end = db.store.attempt_fail(agent.id, held, &ninth, &budget).await;
+    assert_eq!(end.unwrap().outcome, Outcome::Failed);
 }

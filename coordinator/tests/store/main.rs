@@ -4,6 +4,7 @@ mod ahead;
 mod support;
 
 mod connecting;
+mod crashes;
 mod invalidation;
 mod lease;
 mod leases;

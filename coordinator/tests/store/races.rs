@@ -2,7 +2,7 @@
 
 use croft_coordinator::store::{BuildEnd, Hold, NewPublication, Outcome, StoreError, Wants};
 use croft_planner::{EdgeId, StageId};
-use croft_scheduler::{FailureKind, LeaseTerms};
+use croft_scheduler::{AgentId, FailureKind, LeaseTerms};
 use serde_json::json;
 
 use crate::support::*;
@@ -335,6 +335,62 @@ async fn a_publication_ends_once_and_an_agent_leaves_once() {
             db.store.agent_away(agent.id, agent.epoch),
             rival.agent_away(agent.id, agent.epoch)
         );
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_lost_once_and_an_attempt_gives_way_once() {
+    let db = Db::new().await;
+    let rival = connect(&db.url).await;
+    let agent = db.agent("amd64-1", "linux/amd64").await;
+    for _ in 0..ROUNDS {
+        let build = db.planned(&chain()).await;
+        let zero = "sha256:zero";
+        db.run(build, 0, &agent, &[], &[exported_edge(0, zero)])
+            .await;
+        // Only the image is left of it.
+        db.store.output_lose_held(build, agent.id).await.unwrap();
+        race!(
+            db.store.output_lose_image(build, EdgeId(0), zero),
+            rival.output_lose_image(build, EdgeId(0), zero)
+        );
+        assert_eq!(
+            db.states(build).await,
+            "running: ready waiting waiting | missing missing missing | 0 succeeded"
+        );
+        let producer = db.offer(build, 0, &agent, &[]).await;
+        let ahead = db.offer(build, 1, &agent, &[own(0)]).await;
+        race!(
+            db.store.attempt_yield(agent.id, ahead, "it gives way"),
+            rival.attempt_yield(agent.id, ahead, "it gives way")
+        );
+        let late = db
+            .store
+            .attempt_yield(agent.id, producer, "it has no inputs");
+        assert!(is_stale(late.await));
+        let end = BuildEnd::Cancelled { reason: "" };
+        db.store.build_end(build, end).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn of_two_connections_of_one_agent_that_come_at_once_one_counts() {
+    let db = Db::new().await;
+    let rival = connect(&db.url).await;
+    for _ in 0..ROUNDS {
+        let hello = hello("amd64-1", "linux/amd64");
+        let (first, second) = tokio::join!(
+            db.store.agent_hello(AgentId(id()), &hello),
+            rival.agent_hello(AgentId(id()), &hello)
+        );
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_eq!(first.id, second.id);
+        let (older, newer) = match first.epoch < second.epoch {
+            true => (first, second),
+            false => (second, first),
+        };
+        assert!(is_stale(db.store.agent_away(older.id, older.epoch).await));
+        db.store.agent_away(newer.id, newer.epoch).await.unwrap();
     }
 }
 
