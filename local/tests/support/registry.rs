@@ -90,6 +90,14 @@ impl Repository {
             .collect()
     }
 
+    /// Deletes the manifest of this digest.
+    #[track_caller]
+    pub fn delete(&self, digest: &str) {
+        let path = format!("/v2/{}/manifests/{digest}", self.path);
+        let deleted = self.send("DELETE", &path, "", b"");
+        assert_eq!(deleted.status, 202, "{deleted:?}");
+    }
+
     /// A blob, whose digest is checked.
     #[track_caller]
     pub fn blob(&self, wanted: &str) -> Vec<u8> {
@@ -215,6 +223,19 @@ pub fn requests(registry: &Registry, method: &str, text: &str) -> usize {
             })
     };
     log.lines().filter(served).count()
+}
+
+/// The digests under which manifests were put into a registry, from its own log.
+pub fn pushed(registry: &Registry) -> Vec<String> {
+    let log = std::fs::read_to_string(registry.log()).expect("a log");
+    let digest = |line: &str| {
+        let (_, path) = line.split_once("\"PUT /v2/")?;
+        let (_, digest) = path.split_once("/manifests/")?;
+        let (digest, rest) = digest.split_once(" HTTP/")?;
+        (digest.starts_with("sha256:") && rest.contains("\" 201 ")).then(|| digest.to_owned())
+    };
+    let all: std::collections::BTreeSet<String> = log.lines().filter_map(digest).collect();
+    all.into_iter().collect()
 }
 
 fn digest(bytes: &[u8]) -> String {
