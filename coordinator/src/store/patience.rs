@@ -107,15 +107,22 @@ impl Store {
     }
 
     /// A transaction that has begun with this statement.
+    ///
+    /// It is begun by a task of its own. A caller that goes away while it is being begun would leave it open, as sqlx doesn't know yet that
+    /// there is something to roll back: whoever got the connection next would change things in it that nobody commits.
     pub(super) async fn begin_with(
         &self,
         statement: &'static str,
     ) -> Result<Transaction<'static, Postgres>, StoreError> {
         let mut tries = Tries::of(self);
         loop {
-            let begin = self.pool.begin_with(statement);
-            let begun = tokio::time::timeout(self.patience, begin).await;
-            match begun.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+            let pool = self.pool.clone();
+            let begin = tokio::spawn(async move { pool.begin_with(statement).await });
+            let begun = match tokio::time::timeout(self.patience, begin).await {
+                Ok(Ok(begun)) => begun,
+                Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut),
+            };
+            match begun {
                 Ok(transaction) => return Ok(transaction),
                 // Nothing was said on it yet.
                 Err(error) => tries.again(error.into()).await?,

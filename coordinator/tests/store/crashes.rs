@@ -326,7 +326,6 @@ async fn settled(db: &Db) {
 }
 
 #[tokio::test]
-#[ignore = "takes minutes: each of some hundred crashes is waited for until the server has noticed it"]
 async fn a_coordinator_that_crashes_between_any_two_statements_leaves_what_the_next_one_can_go_on_with()
  {
     let statements = at_each_statement(Cut::Crash).await;
