@@ -39,6 +39,8 @@ if before; then
         status=$?
     done
     kill "$watch" 2>/dev/null
+    # So that no child is left that could be taken for the part.
+    wait "$watch" 2>/dev/null
     # What was killed is gone at once, but for zombies that the system is slow to bury.
     tenths=10
     while [ "$tenths" -gt 0 ] && kill -s KILL -- "-$part" 2>/dev/null; do
