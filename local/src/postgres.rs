@@ -204,15 +204,6 @@ impl Postgres {
         Ok(self.url(name))
     }
 
-    /// What `psql` prints for a statement, as the server's superuser: rows as lines, values apart by `|`.
-    pub fn ask(&self, database: &str, statement: &str) -> Result<String> {
-        let mut psql = psql(&self.program, self.address, &self.password);
-        // Of two databases the last counts.
-        psql.args(["-d", database, "--tuples-only", "--no-align"])
-            .args(["-c", statement]);
-        Ok(String::from_utf8_lossy(&parts::run(&mut psql)?).into_owned())
-    }
-
     /// Runs one statement in a database of this server, by its URL; gives the rows as lines, columns parted by `|`.
     pub fn query(&self, url: &str, statement: &str) -> Result<String> {
         let database = url.rsplit_once('/').map_or(url, |(_, name)| name);

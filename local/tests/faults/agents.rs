@@ -77,7 +77,7 @@ fn a_stage_of_an_agent_that_freezes_runs_elsewhere_and_when_it_wakes_it_lets_go(
     for late_result in [false, true] {
         let sleep = Sleep::new();
         let context = Context::new(&format!(
-            "FROM busybox\nRUN : $NONCE; date +%N > /x; {}\n",
+            "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
             sleep.step()
         ));
         let image = Repository::of(farm.registry(), &context.nonce);
@@ -139,7 +139,7 @@ fn what_only_a_dead_agent_held_is_made_again_with_all_that_came_from_it() {
     // Both platforms are native to the one agent that is there, so what they share is not exported.
     let other = agent::stop(&farm, "amd64-2", Signal::SIGTERM);
     let context = Context::new(&format!(
-        "FROM --platform=$BUILDPLATFORM busybox AS shared\nRUN : shared-$NONCE; date +%N > /x\n\
+        "FROM --platform=$BUILDPLATFORM busybox AS shared\nRUN : shared-$NONCE; cat /proc/sys/kernel/random/uuid > /x\n\
          FROM --platform=$BUILDPLATFORM busybox AS last\nARG TARGETARCH\nCOPY --from=shared /x /x\n\
          RUN : last-$NONCE-$TARGETARCH; {}\n\
          FROM scratch\nCOPY --from=last /x /x\n",
@@ -218,7 +218,7 @@ fn a_link_that_is_cut_for_less_than_a_lease_costs_nothing() {
     let _started = stopped.by_way_of(cable.address()).start(&farm);
     let sleep = Sleep::new();
     let context = Context::new(&format!(
-        "FROM busybox\nRUN : $NONCE; date +%N > /x; {}\n",
+        "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
         sleep.step()
     ));
     let image = Repository::of(farm.registry(), &context.nonce);

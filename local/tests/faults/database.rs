@@ -15,7 +15,7 @@ const TWO: [&str; 2] = ["linux/amd64", "linux/arm64"];
 /// A Dockerfile with a shared stage that does this first.
 fn shared(first: &str) -> Context {
     Context::new(&format!(
-        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {first} && date +%N > /x\n\
+        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {first} && cat /proc/sys/kernel/random/uuid > /x\n\
          FROM busybox\nCOPY --from=builder /x /x\nRUN echo $NONCE > /nonce && uname -m > /machine\n"
     ))
 }

@@ -31,7 +31,7 @@ fn what_runs_on_an_engine_that_hangs_runs_elsewhere_and_it_takes_work_again_when
     let farm = farm_with("amd64,amd64", &[], &["--engine-timeout", "6s"]);
     let sleep = Sleep::new();
     let context = Context::new(&format!(
-        "FROM busybox\nRUN : $NONCE; date +%N > /x; {}\n",
+        "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
         sleep.step()
     ));
     let image = Repository::of(farm.registry(), &context.nonce);

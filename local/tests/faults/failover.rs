@@ -37,7 +37,7 @@ impl Waiting {
     fn new(farm: &Farm) -> Waiting {
         let gate = Gate::new();
         let context = Context::new(&format!(
-            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && date +%N > /x\n\
+            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && cat /proc/sys/kernel/random/uuid > /x\n\
              FROM busybox\nCOPY --from=builder /x /x\nRUN echo $NONCE > /nonce && uname -m > /machine\n",
             gate.step()
         ));

@@ -141,7 +141,7 @@ fn an_agent_that_is_told_to_end_finishes_what_it_runs_while_it_may() {
     let farm = farm_with("amd64", &[], &["--stop-timeout", "10m"]);
     let sleep = Sleep::new();
     let context = Context::new(&format!(
-        "FROM busybox\nRUN : $NONCE; date +%N > /x; {}\n",
+        "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
         sleep.step()
     ));
     let image = Repository::of(farm.registry(), &context.nonce);

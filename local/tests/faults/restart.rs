@@ -47,7 +47,7 @@ fn what_runs_when_the_coordinator_is_killed_runs_on_is_adopted_and_published() {
     for opened_while_away in [false, true] {
         let gate = Gate::new();
         let context = Context::new(&format!(
-            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && date +%N > /x\n\
+            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && cat /proc/sys/kernel/random/uuid > /x\n\
              FROM busybox\nCOPY --from=builder /x /x\nRUN echo $NONCE > /nonce && uname -m > /machine\n",
             gate.step()
         ));
@@ -117,7 +117,7 @@ fn a_build_whose_client_went_with_the_coordinator_ends_where_it_needs_it_and_say
     ] {
         let gate = Gate::new();
         let context = Context::new(&format!(
-            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && date +%N > /x\n\
+            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && cat /proc/sys/kernel/random/uuid > /x\n\
              FROM busybox\nCOPY --from=builder /x /x\n{last}\n",
             gate.step()
         ))
@@ -166,7 +166,7 @@ fn the_farms_own_credentials_publish_for_clients_that_have_none_or_are_gone() {
 
     let gate = Gate::new();
     let context = Context::new(&format!(
-        "FROM busybox\nRUN : $NONCE; {} && date +%N > /x\n",
+        "FROM busybox\nRUN : $NONCE; {} && cat /proc/sys/kernel/random/uuid > /x\n",
         gate.step()
     ));
     let image = Repository::of(&private, "team/gone");

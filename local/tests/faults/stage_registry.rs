@@ -209,3 +209,45 @@ fn a_result_that_nobody_has_any_more_is_made_again_and_all_that_came_from_it() {
     assert_ne!(builder.attempts[1].agent, maker, "{plan:#?}");
     one_artifact(&image);
 }
+
+/// A build that hands its builder's result over, and the digest of that.
+fn handed(farm: &Farm, buildx: &Buildx) -> String {
+    let context = Context::new(
+        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x\n\
+         FROM busybox\nCOPY --from=builder /x /x\nRUN : $NONCE; uname -m > /machine\n",
+    );
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let build = buildx.build(&context).platforms(&["linux/arm64"]);
+    let built = build.push(&image.tag("1")).run().succeeded();
+    match &built.plan().transfers[..] {
+        [one] => one.digest.clone(),
+        all => panic!("one result travels, not {all:?}"),
+    }
+}
+
+#[test]
+fn what_nobody_has_used_for_long_is_deleted_in_the_stage_registry_and_nothing_else() {
+    let mut farm = farm_of("amd64,arm64", &FLAGS);
+    let buildx = Buildx::of(&farm);
+    let old = handed(&farm, &buildx);
+    let long_ago = "UPDATE stage_images SET last_used = last_used - interval '90 days'; \
+                    UPDATE builds SET finished_at = finished_at - interval '90 days'";
+    let url = farm.database_url().to_owned();
+    farm.postgres().query(&url, long_ago).expect("a database");
+    let young = handed(&farm, &buildx);
+    let results = results(&farm);
+    assert!(results.has(&old) && results.has(&young));
+
+    // A coordinator looks when it starts.
+    farm.kill_coordinator().expect("it runs");
+    farm.start_coordinator().expect("it starts again");
+    let freed = "SELECT data->>'images', (data->>'bytes')::bigint > 0, data->>'refused' FROM events WHERE kind = 'stage images retired'";
+    let said = eventually("it says what it deleted", || {
+        let rows = farm.postgres().query(&url, freed).expect("a database");
+        (!rows.is_empty()).then_some(rows)
+    });
+    assert_eq!(said, "1|t|0");
+    assert!(!results.has(&old) && results.has(&young));
+    let left = farm.postgres().query(&url, "SELECT digest FROM stage_images");
+    assert_eq!(left.expect("a database"), young);
+}

@@ -98,6 +98,12 @@ impl Repository {
         assert_eq!(deleted.status, 202, "{deleted:?}");
     }
 
+    /// Whether there is a manifest of this digest.
+    pub fn has(&self, digest: &str) -> bool {
+        self.get(&format!("/v2/{}/manifests/{digest}", self.path))
+            .is_some()
+    }
+
     /// A blob, whose digest is checked.
     #[track_caller]
     pub fn blob(&self, wanted: &str) -> Vec<u8> {

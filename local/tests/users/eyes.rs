@@ -49,10 +49,9 @@ pub fn no_command_line_has<T>(secret: &str, work: impl FnOnce() -> T) -> T {
 
 /// All tables' rows as text; bytes as far as they are text.
 pub fn rows(farm: &Farm) -> Vec<(String, String)> {
-    let (_, database) = farm.database_url().rsplit_once('/').expect("a URL");
     let ask = |statement: &str| {
         farm.postgres()
-            .ask(database, statement)
+            .query(farm.database_url(), statement)
             .unwrap_or_else(|error| panic!("{error}"))
     };
     let tables =
