@@ -40,7 +40,7 @@ impl World {
     fn new(agents: &[AgentLink; 2]) -> World {
         World {
             build: new_build(),
-            agents: agents.clone(),
+            agents: *agents,
             told: HashSet::new(),
             failed: false,
             lost: false,

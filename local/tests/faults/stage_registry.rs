@@ -248,6 +248,8 @@ fn what_nobody_has_used_for_long_is_deleted_in_the_stage_registry_and_nothing_el
     });
     assert_eq!(said, "1|t|0");
     assert!(!results.has(&old) && results.has(&young));
-    let left = farm.postgres().query(&url, "SELECT digest FROM stage_images");
+    let left = farm
+        .postgres()
+        .query(&url, "SELECT digest FROM stage_images");
     assert_eq!(left.expect("a database"), young);
 }
