@@ -1,16 +1,16 @@
 //! What the database holds in the simulation, and the guarded changes that it takes. Each says [`Stale`] and changes nothing where the real
 //! store's statement would change no row; each transition goes through the lifecycles' own tables, so that an illegal one ends the test.
 
+mod views;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use croft_planner::{EdgeId, StageId};
-use croft_scheduler::fleet::{
-    AHEAD_FACTOR, AgentView, Duty, FleetView, Health, Load, Presence, StageKey, Start,
-};
+use croft_planner::StageId;
+use croft_scheduler::fleet::{AHEAD_FACTOR, AgentView, Duty, Health, Presence, StageKey};
 use croft_scheduler::lease::has_ended;
-use croft_scheduler::place::{ExportedInput, Input, ReadyStage, Supply};
+use croft_scheduler::place::ReadyStage;
 use croft_scheduler::{
     AgentId, AttemptEvent, AttemptId, AttemptState, BuildEvent, BuildId, BuildState, FailureKind,
     FarmBudget, LeaseTerms, Retry, StageEvent, StageState, Timestamp, Token, retry,
@@ -194,120 +194,6 @@ impl Books {
         self.version += 1;
         for view in self.agents.values_mut() {
             view.presence = Presence::Away;
-        }
-    }
-
-    // ---- what is decided on
-
-    pub fn fleet(&self) -> FleetView {
-        let mut agents = self.agents.clone();
-        for id in &self.live {
-            let attempt = &self.attempts[id];
-            let stage = self.stage(attempt.key);
-            let Some(view) = agents.get_mut(&attempt.agent) else {
-                continue;
-            };
-            let commands = stage.ready.commands.iter();
-            view.cache
-                .extend(commands.map(|command| command.identity.clone()));
-            view.load.push(Load {
-                key: attempt.key,
-                project: stage.ready.project.clone(),
-                start: match self.is_ahead(attempt) {
-                    true => Start::Ahead,
-                    false => Start::Complete,
-                },
-                since: attempt.since,
-                expected: Some(stage.work),
-            });
-        }
-        FleetView {
-            agents: agents.into_values().collect(),
-        }
-    }
-
-    pub fn ready(&self) -> Vec<ReadyStage> {
-        let mut all = Vec::new();
-        for (id, build) in &self.builds {
-            if build.state != BuildState::Running {
-                continue;
-            }
-            for (number, stage) in build.stages.iter().enumerate() {
-                let may_go_ahead = || self.maker(*id, build, stage).is_some();
-                if stage.state == StageState::Ready
-                    || stage.state == StageState::Waiting && may_go_ahead()
-                {
-                    all.push(self.ready_stage(*id, build, number));
-                }
-            }
-        }
-        all
-    }
-
-    /// Whether an attempt takes something that is not there yet.
-    fn is_ahead(&self, attempt: &Attempt) -> bool {
-        let outputs = &self.builds[&attempt.key.build].outputs;
-        attempt.bound.iter().any(|edge| !outputs[*edge].is_there())
-    }
-
-    /// Who is at a stage.
-    fn at_work(&self, build: BuildId, stage: usize) -> Option<AgentId> {
-        let stage = StageId(stage as u32);
-        let attempt = self.at_work.get(&StageKey { build, stage })?;
-        Some(self.attempts[attempt].agent)
-    }
-
-    /// The one agent that is making all that a stage lacks.
-    pub fn maker(&self, id: BuildId, build: &Build, stage: &Stage) -> Option<AgentId> {
-        let inputs = stage.inputs.iter().map(|edge| &build.outputs[*edge]);
-        let missing = inputs.filter(|output| !output.is_there());
-        let makers: Option<BTreeSet<AgentId>> = missing
-            .map(|output| self.at_work(id, output.stage))
-            .collect();
-        makers.filter(|all| all.len() == 1)?.pop_first()
-    }
-
-    fn ready_stage(&self, id: BuildId, build: &Build, number: usize) -> ReadyStage {
-        let stage = &build.stages[number];
-        let input = |&edge: &usize| {
-            let output = &build.outputs[edge];
-            let held_on = output.held.as_ref().map(|(agent, _)| *agent);
-            let (held_on, supply) = match output.is_there() {
-                true => (held_on, Supply::There),
-                false => (
-                    self.at_work(id, output.stage),
-                    Supply::Coming(StageId(output.stage as u32)),
-                ),
-            };
-            Input {
-                edge: EdgeId(edge as u32),
-                held_on,
-                supply,
-                exported: output.image.as_ref().map(|_| ExportedInput {
-                    bytes: 1 << 20,
-                    pulled_by: BTreeSet::new(),
-                }),
-            }
-        };
-        let mut failed_on: BTreeMap<AgentId, u32> = BTreeMap::new();
-        let mut last_of_group: Option<(Token, AgentId)> = None;
-        for attempt in self.attempts.values().filter(|a| a.key.build == id) {
-            let other = attempt.key.stage.index();
-            if other == number && attempt.failed_by_farm {
-                *failed_on.entry(attempt.agent).or_default() += 1;
-            }
-            let group = build.stages[other].ready.together;
-            if group.is_some() && group == stage.ready.together {
-                last_of_group = last_of_group.max(Some((attempt.token, attempt.agent)));
-            }
-        }
-        ReadyStage {
-            ready_since: stage.since,
-            not_before: stage.not_before,
-            pinned: last_of_group.map(|(_, agent)| agent),
-            inputs: stage.inputs.iter().map(input).collect(),
-            failed_on,
-            ..stage.ready.clone()
         }
     }
 
