@@ -286,7 +286,7 @@ impl Store {
              FROM live WHERE a.id = live.id",
             millis(terms.lease + terms.grace),
         )
-        .execute(&self.pool)
+        .execute(&mut *self.connection().await?)
         .await?;
         Ok(adopted.rows_affected())
     }).await
