@@ -7,11 +7,11 @@ use nix::{
 };
 
 use crate::cable::Cable;
-use crate::farm_with;
 use crate::sleep::Sleep;
 use crate::support::{
     Buildx, Context, Plan, Repository, agent, builds, engine::records_of, process::eventually,
 };
+use crate::{farm_with, sleeping};
 
 /// Short enough for a test, long enough for a busy machine.
 const LEASE: [&str; 2] = ["--lease", "4s"];
@@ -76,10 +76,7 @@ fn a_stage_of_an_agent_that_freezes_runs_elsewhere_and_when_it_wakes_it_lets_go(
     let buildx = Buildx::of(&farm);
     for late_result in [false, true] {
         let sleep = Sleep::new();
-        let context = Context::new(&format!(
-            "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
-            sleep.step()
-        ));
+        let context = sleeping(&sleep);
         let image = Repository::of(farm.registry(), &context.nonce);
         let build = buildx.build(&context).platforms(&["linux/amd64"]);
         let (built, first) = build.push(&image.tag("1")).start_with(|running| {
@@ -217,10 +214,7 @@ fn a_link_that_is_cut_for_less_than_a_lease_costs_nothing() {
     let _other = agent::stop(&farm, "amd64-2", Signal::SIGTERM);
     let _started = stopped.by_way_of(cable.address()).start(&farm);
     let sleep = Sleep::new();
-    let context = Context::new(&format!(
-        "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
-        sleep.step()
-    ));
+    let context = sleeping(&sleep);
     let image = Repository::of(farm.registry(), &context.nonce);
     let buildx = Buildx::of(&farm);
     let build = buildx

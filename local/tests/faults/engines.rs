@@ -5,9 +5,9 @@ use std::fs;
 use croft_local::FarmAgent;
 
 use crate::agents::{Frozen, attempts, named, nothing_left, plan};
-use crate::farm_with;
 use crate::sleep::Sleep;
 use crate::support::{Buildx, Context, Repository, agent, process::eventually};
+use crate::{farm_with, sleeping};
 
 /// The daemon that listens on an agent's engine's socket.
 fn daemon(agent: &FarmAgent) -> u32 {
@@ -30,10 +30,7 @@ fn daemon(agent: &FarmAgent) -> u32 {
 fn what_runs_on_an_engine_that_hangs_runs_elsewhere_and_it_takes_work_again_when_it_wakes() {
     let farm = farm_with("amd64,amd64", &[], &["--engine-timeout", "6s"]);
     let sleep = Sleep::new();
-    let context = Context::new(&format!(
-        "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
-        sleep.step()
-    ));
+    let context = sleeping(&sleep);
     let image = Repository::of(farm.registry(), &context.nonce);
     let buildx = Buildx::of(&farm);
     let build = buildx

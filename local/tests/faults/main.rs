@@ -20,6 +20,9 @@ mod tags;
 
 use croft_local::{Farm, FarmOptions};
 
+use crate::sleep::Sleep;
+use crate::support::Context;
+
 /// A farm of a test's own, whose coordinator gets further flags.
 fn farm_of(agents: &str, coordinator_flags: &[&str]) -> Farm {
     farm_with(agents, coordinator_flags, &[])
@@ -35,4 +38,12 @@ fn farm_with(agents: &str, coordinator_flags: &[&str], agent_flags: &[&str]) -> 
     options.coordinator_flags = flags(coordinator_flags);
     options.agent_flags = flags(agent_flags);
     Farm::start(options).unwrap_or_else(|error| panic!("no farm of {agents}: {error}"))
+}
+
+/// A build of one step, which makes something else each time that it runs, and then sleeps.
+fn sleeping(sleep: &Sleep) -> Context {
+    Context::new(&format!(
+        "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
+        sleep.step()
+    ))
 }

@@ -6,12 +6,12 @@ use croft_local::Farm;
 use nix::sys::signal::Signal;
 
 use crate::agents::{attempts, nothing_left, plan};
-use crate::farm_with;
 use crate::sleep::Sleep;
 use crate::support::{
     Buildx, Context, Finished, Repository, agent,
     process::{self, eventually},
 };
+use crate::{farm_with, sleeping};
 
 /// `croft` with these arguments.
 fn croft(farm: &Farm, arguments: &[&str]) -> Finished {
@@ -140,10 +140,7 @@ fn an_agent_that_is_drained_finishes_what_it_has_takes_nothing_and_stays_so_unti
 fn an_agent_that_is_told_to_end_finishes_what_it_runs_while_it_may() {
     let farm = farm_with("amd64", &[], &["--stop-timeout", "10m"]);
     let sleep = Sleep::new();
-    let context = Context::new(&format!(
-        "FROM busybox\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n",
-        sleep.step()
-    ));
+    let context = sleeping(&sleep);
     let image = Repository::of(farm.registry(), &context.nonce);
     let buildx = Buildx::of(&farm);
     let build = buildx.build(&context).push(&image.tag("1"));
