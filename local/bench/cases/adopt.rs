@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Row, herd_for_bench};
+use super::{Row, herd_for_bench, of_farm};
 use crate::{
     outcome::{Counts, Mark, Unit},
     sides::Bench,
@@ -31,14 +31,11 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
         ensure!(herd.ask(repeated) == "0", "stages ran again");
         Ok(took.as_secs_f64())
     })?;
-    Ok(vec![Row {
-        label: "a coordinator's start to 100 running stages adopted",
-        unit: Unit::Seconds,
-        farm: took,
-        other: Vec::new(),
-        against: None,
-        four_nodes: Vec::new(),
-        counts: Counts::Highest,
-        mark: Mark::Limit(3.0),
-    }])
+    Ok(vec![of_farm(
+        "a coordinator's start to 100 running stages adopted",
+        Unit::Seconds,
+        Counts::Highest,
+        Mark::Limit(3.0),
+        took,
+    )])
 }

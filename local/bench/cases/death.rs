@@ -7,7 +7,7 @@ use anyhow::Result;
 use croft_local::{Durability, Farm, FarmOptions};
 use nix::sys::signal::Signal;
 
-use super::Row;
+use super::{Row, of_farm};
 use crate::{
     outcome::{Counts, Mark, Unit},
     sides::Bench,
@@ -54,14 +54,11 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
         built.succeeded();
         Ok(took)
     })?;
-    Ok(vec![Row {
-        label: "an agent's death to its stage running elsewhere, with a lease of 6 s",
-        unit: Unit::Seconds,
-        farm: took,
-        other: Vec::new(),
-        against: None,
-        four_nodes: Vec::new(),
-        counts: Counts::Highest,
-        mark: Mark::Limit(f64::from(LEASE) + BEYOND),
-    }])
+    Ok(vec![of_farm(
+        "an agent's death to its stage running elsewhere, with a lease of 6 s",
+        Unit::Seconds,
+        Counts::Highest,
+        Mark::Limit(f64::from(LEASE) + BEYOND),
+        took,
+    )])
 }

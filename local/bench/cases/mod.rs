@@ -110,6 +110,20 @@ fn row(
     }
 }
 
+/// What only a farm has, a figure for each round.
+fn of_farm(label: &'static str, unit: Unit, counts: Counts, mark: Mark, farm: Vec<f64>) -> Row {
+    Row {
+        label,
+        unit,
+        farm,
+        other: Vec::new(),
+        against: None,
+        four_nodes: Vec::new(),
+        counts,
+        mark,
+    }
+}
+
 fn wall(label: &'static str, mark: Mark, turns: &Turns) -> Row {
     row(label, Unit::Seconds, mark, turns, |usage| {
         usage.wall.as_secs_f64()
@@ -138,16 +152,7 @@ fn memory(before: &Memory, marks: [Mark; 2], turns: &Turns) -> Vec<Row> {
             .flatten()
             .map(|usage| &usage.peak)
     };
-    let row = |label, mark, farm| Row {
-        label,
-        unit: Unit::Bytes,
-        farm,
-        other: Vec::new(),
-        against: None,
-        four_nodes: Vec::new(),
-        counts: Counts::Highest,
-        mark,
-    };
+    let row = |label, mark, farm| of_farm(label, Unit::Bytes, Counts::Highest, mark, farm);
     let [coordinator, agent] = marks;
     vec![
         row(

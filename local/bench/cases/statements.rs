@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::{Row, herd_for_bench};
+use super::{Row, herd_for_bench, of_farm};
 use crate::{
     herd::{
         Herd,
@@ -38,15 +38,9 @@ pub fn run(bench: &Bench) -> Result<Vec<Row>> {
     let rounds = bench.rounds_of("a farm of 25 agents", || {
         Ok((each(&herd, FEW), each(&herd, MANY), appends(&herd)?))
     })?;
-    let row = |label, unit, limit, figure: fn(&(Each, Each, f64)) -> f64| Row {
-        label,
-        unit,
-        farm: rounds.iter().map(figure).collect(),
-        other: Vec::new(),
-        against: None,
-        four_nodes: Vec::new(),
-        counts: Counts::Median,
-        mark: Mark::Limit(limit),
+    let row = |label, unit, limit, figure: fn(&(Each, Each, f64)) -> f64| {
+        let figures = rounds.iter().map(figure).collect();
+        of_farm(label, unit, Counts::Median, Mark::Limit(limit), figures)
     };
     Ok(vec![
         row(
