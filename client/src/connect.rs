@@ -4,13 +4,13 @@ use std::{error::Error as _, path::PathBuf, time::Duration};
 
 use croft_proto::v1::{self, farm_client::FarmClient};
 use tonic::{
-    Code, Status,
+    Code, Request, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use crate::{
     address::{FarmAddress, Scheme},
-    config::Farm,
+    cli::Farm,
     convert,
     error::Error,
     model::{Agent, Build, BuildDetail},
@@ -26,6 +26,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 pub struct Connection {
     address: FarmAddress,
     wire: Wire,
+    channel: Channel,
     client: FarmClient<Channel>,
 }
 
@@ -42,8 +43,7 @@ impl Connection {
         };
         let mut endpoint = Endpoint::try_from(format!("{scheme}://{}", farm.addr))
             .map_err(|error| unreachable(&farm.addr, wire, &error))?
-            .connect_timeout(CONNECT_WITHIN)
-            .timeout(ANSWER_WITHIN);
+            .connect_timeout(CONNECT_WITHIN);
         if let Some(tls) = tls {
             endpoint = endpoint
                 .tls_config(tls)
@@ -53,13 +53,19 @@ impl Connection {
             .connect()
             .await
             .map_err(|error| unreachable(&farm.addr, wire, &error))?;
-        let client =
-            FarmClient::new(channel).max_decoding_message_size(croft_proto::MAX_MESSAGE_BYTES);
+        let client = FarmClient::new(channel.clone())
+            .max_decoding_message_size(croft_proto::MAX_MESSAGE_BYTES);
         Ok(Self {
             address: farm.addr.clone(),
             wire,
+            channel,
             client,
         })
+    }
+
+    /// The connection itself, for other services of the farm than croft.v1's. Calls over it have no time limit.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// At most `limit` builds in these states (all if there are none), newest first.
@@ -69,7 +75,7 @@ impl Connection {
     pub async fn builds(&mut self, limit: u32, states: Vec<String>) -> Result<Vec<Build>, Error> {
         let answer = self
             .client
-            .list_builds(v1::ListBuildsRequest { limit, states })
+            .list_builds(question(v1::ListBuildsRequest { limit, states }))
             .await;
         let answer = answer.map_err(|status| self.explain(&status))?;
         Ok(answer
@@ -87,7 +93,7 @@ impl Connection {
     pub async fn build(&mut self, id: &str) -> Result<BuildDetail, Error> {
         let answer = self
             .client
-            .get_build(v1::GetBuildRequest { id: id.to_owned() })
+            .get_build(question(v1::GetBuildRequest { id: id.to_owned() }))
             .await;
         convert::build_detail(answer.map_err(|status| self.explain(&status))?.into_inner())
     }
@@ -97,7 +103,10 @@ impl Connection {
     /// # Errors
     /// What the farm answers, or that it doesn't.
     pub async fn agents(&mut self) -> Result<Vec<Agent>, Error> {
-        let answer = self.client.list_agents(v1::ListAgentsRequest {}).await;
+        let answer = self
+            .client
+            .list_agents(question(v1::ListAgentsRequest {}))
+            .await;
         let answer = answer.map_err(|status| self.explain(&status))?;
         Ok(answer
             .into_inner()
@@ -116,7 +125,7 @@ impl Connection {
             id: id.to_owned(),
             reason: reason.to_owned(),
         };
-        let answer = self.client.cancel_build(request).await;
+        let answer = self.client.cancel_build(question(request)).await;
         let answer = answer.map_err(|status| self.explain(&status))?;
         let build = answer.into_inner().build;
         build
@@ -132,7 +141,7 @@ impl Connection {
         let request = v1::DrainAgentRequest {
             agent: agent.to_owned(),
         };
-        let answer = self.client.drain_agent(request).await;
+        let answer = self.client.drain_agent(question(request)).await;
         let answer = answer.map_err(|status| self.explain(&status))?;
         let agent = answer.into_inner().agent;
         agent
@@ -148,7 +157,7 @@ impl Connection {
         let request = v1::ResumeAgentRequest {
             agent: agent.to_owned(),
         };
-        let answer = self.client.resume_agent(request).await;
+        let answer = self.client.resume_agent(question(request)).await;
         let answer = answer.map_err(|status| self.explain(&status))?;
         let agent = answer.into_inner().agent;
         agent
@@ -156,7 +165,8 @@ impl Connection {
             .ok_or(Error::Malformed("the agent"))
     }
 
-    fn explain(&self, status: &Status) -> Error {
+    /// A refusal of the farm's, or a break, as an error of ours.
+    pub fn explain(&self, status: &Status) -> Error {
         let said = one_line(status.message());
         match status.code() {
             // A server that is none of ours may answer anything: what broke below gRPC counts first.
@@ -176,6 +186,13 @@ impl Connection {
             _ => Error::Farm(said),
         }
     }
+}
+
+/// A request that is answered soon or not at all.
+fn question<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(ANSWER_WITHIN);
+    request
 }
 
 /// TLS is on if the address or any of the flags says so.

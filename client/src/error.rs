@@ -82,15 +82,24 @@ pub enum Error {
     /// Standard output.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
+    /// Whoever read standard output has seen enough.
+    #[error("nobody reads the answer")]
+    NobodyReads,
 }
 
 impl Error {
+    /// What is said about it on standard error, if anything.
+    pub fn line(&self) -> Option<String> {
+        (!matches!(self, Self::NobodyReads)).then(|| self.to_string())
+    }
+
     /// The exit code that says it.
     pub fn exit(&self) -> Exit {
         match self {
             Self::UnusedTls | Self::NoAuthority | Self::HalfIdentity | Self::Unclear(_) => {
                 Exit::Usage
             }
+            Self::NobodyReads => Exit::Done,
             Self::NotFound(_) => Exit::NotFound,
             Self::Unreachable { .. } => Exit::Unreachable,
             Self::File { .. }

@@ -182,7 +182,7 @@ fn whole() -> BuildDetail {
 fn a_build_that_succeeded_shows_what_was_shared_where_it_ran_and_what_travelled() {
     check(
         "show-succeeded.txt",
-        &render::plan(&whole(), Paint::None, at(100.0)),
+        &render::build(&whole(), Paint::None, at(100.0)),
     );
 }
 
@@ -262,7 +262,7 @@ fn a_running_build_shows_what_waits_and_why_and_earlier_tries() {
     };
     check(
         "show-running.txt",
-        &render::plan(&detail, Paint::None, at(40.0)),
+        &render::build(&detail, Paint::None, at(40.0)),
     );
 }
 
@@ -291,7 +291,7 @@ fn a_failed_build_shows_its_error_and_nothing_that_a_terminal_acts_on() {
     detail.build.error = Some(error.to_owned());
     detail.stages[0].attempts[0].error =
         Some("the engine's own words\u{1b}c\nin two lines".to_owned());
-    let text = render::plan(&detail, Paint::None, at(100.0));
+    let text = render::build(&detail, Paint::None, at(100.0));
     assert!(
         !text.chars().any(|c| c.is_control() && c != '\n'),
         "{text:?}"
@@ -306,12 +306,12 @@ fn a_build_without_stages_says_whether_they_will_come() {
         stages: vec![],
         transfers: vec![],
     };
-    let planning = render::plan(&detail(build("planning", None)), Paint::None, at(0.3));
+    let planning = render::build(&detail(build("planning", None)), Paint::None, at(0.3));
     assert!(
         planning.contains("planning for 0.3s\n") && planning.ends_with("is being planned.\n"),
         "{planning}"
     );
-    let cancelled = render::plan(&detail(build("cancelled", Some(0.2))), Paint::None, at(9.0));
+    let cancelled = render::build(&detail(build("cancelled", Some(0.2))), Paint::None, at(9.0));
     assert!(
         cancelled.contains("cancelled in 0.2s\n")
             && cancelled.ends_with("before it was planned.\n"),
@@ -410,8 +410,8 @@ fn agents_are_listed_one_a_line() {
 fn colours_are_put_on_top_of_the_same_text() {
     for (bare, coloured) in [
         (
-            render::plan(&whole(), Paint::None, at(100.0)),
-            render::plan(&whole(), Paint::Colours, at(100.0)),
+            render::build(&whole(), Paint::None, at(100.0)),
+            render::build(&whole(), Paint::Colours, at(100.0)),
         ),
         (
             render::agents(&agents(), Paint::None, at(100.0)),

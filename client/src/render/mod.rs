@@ -1,12 +1,12 @@
 //! How answers look: pure functions from `model` to text that ends with a line feed. Whatever comes from a farm is cleaned of control
 //! characters; colours are put on last, and only if asked for.
 
+mod build;
 mod lists;
-mod plan;
 mod text;
 
+pub use build::build;
 pub use lists::{agents, builds};
-pub use plan::plan;
 pub use text::Paint;
 
 /// An answer as JSON, for programs.

@@ -7,7 +7,7 @@ use super::text::{
 use crate::model::{Attempt, Build, BuildDetail, Moment, Stage, Transfer};
 
 /// A build and its plan; what still runs, as of `now`.
-pub fn plan(detail: &BuildDetail, paint: Paint, now: Moment) -> String {
+pub fn build(detail: &BuildDetail, paint: Paint, now: Moment) -> String {
     let build = &detail.build;
     let mut out = head(build, paint, now);
     out.push('\n');
