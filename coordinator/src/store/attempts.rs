@@ -105,24 +105,27 @@ pub struct AttemptRow {
     pub bindings: Vec<Binding>,
 }
 
-impl LiveAttempt {
-    pub(super) fn new(
-        id: Uuid,
-        token_number: i64,
-        build: BuildId,
-        stage: i32,
-        agent: Uuid,
-    ) -> LiveAttempt {
+/// What a statement gives of an attempt that lives.
+pub(super) struct LiveRow {
+    pub id: Uuid,
+    pub token: i64,
+    pub build: Uuid,
+    pub stage: i32,
+    pub agent: Uuid,
+}
+
+impl From<LiveRow> for LiveAttempt {
+    fn from(row: LiveRow) -> LiveAttempt {
         LiveAttempt {
             held: Held {
-                attempt: AttemptId(id),
-                token: token(token_number),
+                attempt: AttemptId(row.id),
+                token: token(row.token),
             },
             key: StageKey {
-                build,
-                stage: StageId(uint(stage)),
+                build: BuildId(row.build),
+                stage: StageId(uint(row.stage)),
             },
-            agent: AgentId(agent),
+            agent: AgentId(row.agent),
         }
     }
 }
@@ -295,7 +298,8 @@ impl Store {
     /// Attempts whose leases have ended, oldest first.
     pub async fn attempt_expired(&self, limit: u32) -> Result<Vec<LiveAttempt>, StoreError> {
         self.again(|| async {
-            let rows = sqlx::query!(
+            let rows = sqlx::query_as!(
+                LiveRow,
                 "SELECT id, token, build, stage, agent FROM attempts
              WHERE state IN ('offered', 'running') AND lease_until < now()
              ORDER BY lease_until, id LIMIT $1",
@@ -303,10 +307,7 @@ impl Store {
             )
             .fetch_all(&mut *self.connection().await?)
             .await?;
-            Ok(rows
-                .into_iter()
-                .map(|r| LiveAttempt::new(r.id, r.token, BuildId(r.build), r.stage, r.agent))
-                .collect())
+            Ok(rows.into_iter().map(LiveAttempt::from).collect())
         })
         .await
     }
@@ -317,7 +318,8 @@ impl Store {
         agent: Option<AgentId>,
     ) -> Result<Vec<LiveAttempt>, StoreError> {
         self.again(|| async {
-            let rows = sqlx::query!(
+            let rows = sqlx::query_as!(
+                LiveRow,
                 "SELECT id, token, build, stage, agent FROM attempts
              WHERE state IN ('offered', 'running') AND ($1::uuid IS NULL OR agent = $1)
              ORDER BY token",
@@ -325,10 +327,7 @@ impl Store {
             )
             .fetch_all(&mut *self.connection().await?)
             .await?;
-            Ok(rows
-                .into_iter()
-                .map(|r| LiveAttempt::new(r.id, r.token, BuildId(r.build), r.stage, r.agent))
-                .collect())
+            Ok(rows.into_iter().map(LiveAttempt::from).collect())
         })
         .await
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::attempts::LiveAttempt;
+use super::attempts::{LiveAttempt, LiveRow};
 use super::convert::{millis, read};
 use super::error::changed;
 use super::wake::wake;
@@ -218,14 +218,15 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        let cancelled = sqlx::query!(
+        let cancelled = sqlx::query_as!(
+            LiveRow,
             "WITH live AS (
                  SELECT id FROM attempts WHERE build = $1 AND state IN ('offered', 'running')
                  ORDER BY id FOR NO KEY UPDATE
              )
              UPDATE attempts AS a SET state = 'cancelled', finished_at = now(), error = $2
              FROM live WHERE a.id = live.id
-             RETURNING a.id, a.token, a.agent, a.stage",
+             RETURNING a.id, a.token, a.build, a.stage, a.agent",
             build.0,
             format!("its build {state}"),
         )
@@ -233,10 +234,7 @@ impl Store {
         .await?;
         wake(&mut tx, &[Wake::Build(build), Wake::Placement]).await?;
         tx.commit().await?;
-        Ok(cancelled
-            .into_iter()
-            .map(|row| LiveAttempt::new(row.id, row.token, build, row.stage, row.agent))
-            .collect())
+        Ok(cancelled.into_iter().map(LiveAttempt::from).collect())
     }).await
     }
 

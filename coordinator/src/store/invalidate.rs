@@ -5,7 +5,7 @@ use croft_planner::{EdgeId, StageId};
 use croft_scheduler::{AgentId, BuildId, LeaseTerms};
 use sqlx::PgConnection;
 
-use super::attempts::LiveAttempt;
+use super::attempts::{LiveAttempt, LiveRow};
 use super::convert::{int, millis, uint};
 use super::error::changed;
 use super::stages::settle;
@@ -180,7 +180,8 @@ pub(super) async fn invalidate(
     )
     .fetch_all(&mut *tx)
     .await?;
-    let cancelled = sqlx::query!(
+    let cancelled = sqlx::query_as!(
+        LiveRow,
         "WITH live AS (
              SELECT id FROM attempts WHERE build = $1 AND stage = ANY ($2) AND state IN ('offered', 'running')
              ORDER BY id FOR NO KEY UPDATE
@@ -188,7 +189,7 @@ pub(super) async fn invalidate(
          UPDATE attempts AS a
          SET state = 'cancelled', finished_at = now(), error = 'a result that it takes was lost'
          FROM live WHERE a.id = live.id
-         RETURNING a.id, a.token, a.stage, a.agent",
+         RETURNING a.id, a.token, a.build, a.stage, a.agent",
         build.0,
         &stages,
     )
@@ -209,10 +210,7 @@ pub(super) async fn invalidate(
         .map(|number| StageId(uint(number)))
         .collect();
     stages.sort();
-    let mut cancelled: Vec<LiveAttempt> = cancelled
-        .into_iter()
-        .map(|row| LiveAttempt::new(row.id, row.token, build, row.stage, row.agent))
-        .collect();
+    let mut cancelled: Vec<_> = cancelled.into_iter().map(LiveAttempt::from).collect();
     cancelled.sort_by_key(|attempt| attempt.held.token);
     Ok(Invalidated {
         stages,
