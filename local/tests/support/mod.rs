@@ -14,6 +14,7 @@ pub mod agent;
 pub mod builds;
 pub mod buildx;
 pub mod context;
+pub mod croft;
 pub mod engine;
 pub mod frontend;
 pub mod git;
@@ -26,17 +27,20 @@ pub mod plan;
 pub mod process;
 pub mod registry;
 pub mod ssh;
+pub mod terminal;
 pub mod web;
 pub mod words;
 
 pub use buildx::{BUILDER, Build, Buildx, Built};
 pub use context::{Context, nonce};
+pub use croft::Croft;
 pub use engine::{Record, records};
 pub use image::{Image, Published};
 pub use meter::Meter;
 pub use plan::{Plan, Stage, Transfer};
 pub use process::{Finished, Running};
 pub use registry::Repository;
+pub use terminal::{Seen, Terminal};
 
 use croft_local::{Farm, FarmOptions};
 
