@@ -31,6 +31,10 @@ pub mod types {
 pub mod filesync {
     pub use super::gen_::moby::filesync::v1::*;
 }
+/// Files as fsutil's protocol, which FileSync and FileSend speak, describes them.
+pub mod fsutil {
+    pub use super::gen_::fsutil::types::Stat;
+}
 /// A session's Secrets service.
 pub mod secrets {
     pub use super::gen_::moby::buildkit::secrets::v1::*;

@@ -9,7 +9,7 @@ use std::{path::Path, time::Duration};
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
-use tonic::{Request, Status, Streaming, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap, transport::Channel};
 
 use super::{
     SessionSpec,
@@ -17,7 +17,8 @@ use super::{
     tunnel::{QUEUE, SharedStream, Tunnel},
 };
 use crate::{
-    api::control::BytesMessage,
+    MESSAGE_LIMIT,
+    api::control::{BytesMessage, control_client::ControlClient},
     engine::{Address, Engine, Io, UpgradeError, upgrade},
 };
 
@@ -43,18 +44,27 @@ pub(super) enum Ending {
 
 impl Carrier {
     pub(super) async fn open(engine: &Engine, spec: &SessionSpec) -> Result<Self, Status> {
-        let metadata = spec
-            .to_metadata()
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let opened = async {
+        let metadata = metadata(spec)?;
+        in_time(async {
             match engine.address() {
                 Address::DockerUnix(path) => Self::connection(engine, path, metadata).await,
-                Address::Unix(_) | Address::Tcp { .. } => Self::call(engine, metadata).await,
+                Address::Unix(_) | Address::Tcp { .. } => {
+                    let mut control = engine.separate().control();
+                    Self::call(metadata, async |call| control.session(call).await).await
+                }
             }
-        };
-        tokio::time::timeout(OPEN_TIMEOUT, opened)
-            .await
-            .map_err(|_| Status::unavailable("the engine did not accept the session in time"))?
+        })
+        .await
+    }
+
+    /// Over a connection that is there already, to whatever has the Control service.
+    pub(super) async fn open_over(channel: Channel, spec: &SessionSpec) -> Result<Self, Status> {
+        let mut control = ControlClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT);
+        let metadata = metadata(spec)?;
+        in_time(Self::call(metadata, async |call| {
+            control.session(call).await
+        }))
+        .await
     }
 
     async fn connection(
@@ -88,17 +98,32 @@ impl Carrier {
         }
     }
 
-    async fn call(engine: &Engine, metadata: MetadataMap) -> Result<Self, Status> {
+    /// In the messages of a `Control.Session` call, which `session` makes.
+    async fn call(
+        metadata: MetadataMap,
+        session: impl AsyncFnOnce(
+            Request<GatheredMessages>,
+        ) -> Result<Response<Streaming<BytesMessage>>, Status>,
+    ) -> Result<Self, Status> {
         let (outgoing, output) = mpsc::channel(QUEUE);
         let mut request = Request::new(GatheredMessages(output));
         *request.metadata_mut() = metadata;
-        let mut control = engine.separate().control();
-        let incoming = control.session(request).await?.into_inner();
-        let incoming = SharedStream::new(incoming);
+        let incoming = SharedStream::new(session(request).await?.into_inner());
         let io = Tunnel::new(incoming.clone(), outgoing, |message| message);
         Ok(Self {
             io: Box::new(TokioIo::new(io)),
             ending: Ending::Half(incoming),
         })
     }
+}
+
+fn metadata(spec: &SessionSpec) -> Result<MetadataMap, Status> {
+    spec.to_metadata()
+        .map_err(|e| Status::invalid_argument(e.to_string()))
+}
+
+async fn in_time(opened: impl Future<Output = Result<Carrier, Status>>) -> Result<Carrier, Status> {
+    tokio::time::timeout(OPEN_TIMEOUT, opened)
+        .await
+        .map_err(|_| Status::unavailable("the engine did not accept the session in time"))?
 }

@@ -7,7 +7,7 @@ use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
 
 use super::{
     CONCURRENT_CALLS, CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, SessionReply, SessionRequest,
@@ -59,7 +59,22 @@ impl EngineSession {
         spec: &SessionSpec,
         handler: Arc<dyn SessionHandler>,
     ) -> Result<Self, Status> {
-        let carrier = Carrier::open(engine, spec).await?;
+        Ok(Self::begin(Carrier::open(engine, spec).await?, handler))
+    }
+
+    /// Opens it over a connection that is there already, to whatever has the Control service.
+    pub async fn open_over(
+        channel: Channel,
+        spec: &SessionSpec,
+        handler: Arc<dyn SessionHandler>,
+    ) -> Result<Self, Status> {
+        Ok(Self::begin(
+            Carrier::open_over(channel, spec).await?,
+            handler,
+        ))
+    }
+
+    fn begin(carrier: Carrier, handler: Arc<dyn SessionHandler>) -> Self {
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
         let serving = serve(carrier, handler, closing.clone());
         let guard = closed.clone().drop_guard();
@@ -67,11 +82,11 @@ impl EngineSession {
             let _closed = guard;
             serving.await;
         });
-        Ok(Self {
+        Self {
             closing,
             closed,
             task: task.abort_handle(),
-        })
+        }
     }
 
     /// Ends it in good order; when this returns, the engine has forgotten it and its id may be used again. A Docker Engine takes up to ten

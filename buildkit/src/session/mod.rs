@@ -11,6 +11,7 @@ mod client;
 mod engine;
 mod gather;
 pub mod grpc;
+pub mod serve;
 mod tunnel;
 
 use std::{error::Error, fmt};
