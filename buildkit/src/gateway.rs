@@ -3,7 +3,7 @@
 //! As long as a [`Gateway`] is open the engine keeps the results of what was solved in it. Which sub-graphs are solved,
 //! and when the build ends, is for the callers to say.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use futures::{
     FutureExt,
@@ -89,10 +89,15 @@ pub struct GatewaySpec {
     pub source_policy: Option<Policy>,
     /// Where to look for cache, with every solve that names none itself.
     pub cache_imports: Vec<control::CacheOptionsEntry>,
+    /// What becomes of the result that [`Gateway::finish`] returns.
+    pub exporters: Vec<control::Exporter>,
 }
 
 /// How a gateway's job ended: by [`Gateway::close`], or with the engine's error.
 pub type Ended = Result<(), Status>;
+
+/// What exporters answered, by key.
+pub type ExporterResponse = HashMap<String, String>;
 
 /// An open build. Dropping it cancels the build; [`Gateway::close`] ends it in good order.
 pub struct Gateway {
@@ -106,7 +111,7 @@ pub struct Gateway {
 /// The `Control.Solve` that keeps the build alive.
 struct Job {
     task: AbortHandle,
-    ended: Shared<BoxFuture<'static, Ended>>,
+    ended: Shared<BoxFuture<'static, Result<ExporterResponse, Status>>>,
 }
 
 impl Drop for Job {
@@ -131,6 +136,7 @@ impl Gateway {
                     imports: spec.cache_imports,
                     ..Default::default()
                 }),
+                exporters: spec.exporters,
                 internal: true,
                 ..Default::default()
             },
@@ -200,6 +206,30 @@ impl Gateway {
         Ok(())
     }
 
+    /// Ends the build with a result, and waits until the exporters have made of it what they are to. References are those of this build.
+    pub async fn finish(&self, result: frontend::Result) -> Result<ExporterResponse, Status> {
+        let request = ReturnRequest {
+            result: Some(result),
+            ..Default::default()
+        };
+        let mut bridge = self.bridge();
+        let mut ended = self.job.ended.clone();
+        tokio::select! {
+            biased;
+            ended = &mut ended => return ended,
+            returned = bridge.r#return(request) => {
+                // Where the build ended over it, how it ended says more.
+                if let Err(status) = returned {
+                    return match ended.now_or_never() {
+                        Some(Err(why)) => Err(why),
+                        Some(Ok(_)) | None => Err(status),
+                    };
+                }
+            }
+        }
+        self.job.ended.clone().await
+    }
+
     /// Ends the build without a result and waits until the engine has let go of it. A second call only waits.
     pub async fn close(&self) -> Ended {
         let nothing = frontend::Result {
@@ -228,14 +258,17 @@ impl Gateway {
 
     /// Resolves when the engine's job is over: an error unless the build was closed. It may be awaited by many.
     pub fn ended(&self) -> impl Future<Output = Ended> + Send + 'static {
-        self.job.ended.clone()
+        self.job.ended.clone().map(|ended| ended.map(drop))
     }
 }
 
 impl Job {
     fn start(engine: &Engine, request: control::SolveRequest) -> Self {
         let mut control = engine.control();
-        let task = tokio::spawn(async move { control.solve(request).await.map(drop) });
+        let task = tokio::spawn(async move {
+            let solved = control.solve(request).await?;
+            Ok(solved.into_inner().exporter_response)
+        });
         let abort = task.abort_handle();
         let ended = async {
             task.await

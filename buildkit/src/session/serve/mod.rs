@@ -9,6 +9,7 @@
 mod auth;
 mod content;
 mod files;
+mod follow;
 mod gopath;
 mod output;
 mod packet;
@@ -16,6 +17,7 @@ mod patterns;
 mod secrets;
 mod ssh;
 mod upload;
+mod walk;
 
 use std::{
     collections::HashMap,
