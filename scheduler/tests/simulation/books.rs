@@ -1,6 +1,7 @@
 //! What the database holds in the simulation, and the guarded changes that it takes. Each says [`Stale`] and changes nothing where the real
 //! store's statement would change no row; each transition goes through the lifecycles' own tables, so that an illegal one ends the test.
 
+mod results;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,6 +61,8 @@ pub struct Stage {
     pub since: Timestamp,
     pub not_before: Timestamp,
     pub farm_failures: u32,
+    /// Those of the stage registry have a budget of their own.
+    pub registry_failures: u32,
     pub unserved_since: Option<Timestamp>,
 }
 
@@ -84,7 +87,8 @@ pub struct Attempt {
     pub state: AttemptState,
     pub lease_until: Timestamp,
     pub since: Timestamp,
-    pub failed_by_farm: bool,
+    /// Whose fault its failure was.
+    pub failure: Option<FailureKind>,
     /// What it takes.
     pub bound: Vec<usize>,
 }
@@ -286,7 +290,7 @@ impl Books {
             state: AttemptState::Offered,
             lease_until: terms.until(now),
             since: now,
-            failed_by_farm: false,
+            failure: None,
             bound: bound.keys().copied().collect(),
         };
         let other = self.at_work.insert(key, id);
@@ -393,10 +397,12 @@ impl Books {
             AttemptEvent::Failed(kind) => kind,
             _ => FailureKind::Farm,
         };
-        if kind == FailureKind::Farm {
-            self.attempts.get_mut(&id).expect("it lived").failed_by_farm = true;
-        }
-        let before = self.stage(key).farm_failures;
+        self.attempts.get_mut(&id).expect("it lived").failure = Some(kind);
+        let stage = self.stage(key);
+        let (budget, before) = match kind {
+            FailureKind::Registry => (&FarmBudget::REGISTRY, stage.registry_failures),
+            FailureKind::Farm | FailureKind::Build => (budget, stage.farm_failures),
+        };
         match retry(budget, before, kind) {
             Retry::No => {
                 self.move_stage(key, StageEvent::Failed, now);
@@ -409,7 +415,10 @@ impl Books {
             Retry::After(pause) => {
                 self.move_stage(key, StageEvent::FarmFailed, now);
                 let stage = self.stage_mut(key);
-                stage.farm_failures += 1;
+                match kind {
+                    FailureKind::Registry => stage.registry_failures += 1,
+                    FailureKind::Farm | FailureKind::Build => stage.farm_failures += 1,
+                }
                 stage.not_before = now + pause;
                 // What it had delivered may be in others by now, though it be lost meanwhile, and the next attempt makes it anew.
                 let cancelled =
@@ -443,155 +452,6 @@ impl Books {
             .filter(|(_, attempt)| has_ended(attempt.lease_until, now))
             .map(|(id, attempt)| (attempt.agent, *id, attempt.token))
             .collect()
-    }
-
-    // ---- results
-
-    /// An agent's keeper is gone, and with it what only it held.
-    pub fn lose_held(&mut self, build: BuildId, agent: AgentId, now: Timestamp) -> Cancelled {
-        let Ok(found) = self.running(build) else {
-            return Cancelled::new();
-        };
-        for output in &mut found.outputs {
-            let is_target = output.consumers.is_empty();
-            if !is_target && output.held.as_ref().is_some_and(|(on, _)| *on == agent) {
-                output.held = None;
-            }
-        }
-        self.version += 1;
-        self.invalidate_lost(build, now)
-    }
-
-    /// The registry has lost an image.
-    pub fn lose_image(
-        &mut self,
-        build: BuildId,
-        edge: usize,
-        origin: &Origin,
-        now: Timestamp,
-    ) -> Cancelled {
-        let Ok(found) = self.running(build) else {
-            return Cancelled::new();
-        };
-        let image = &mut found.outputs[edge].image;
-        if image.as_ref().is_some_and(|now| Rc::ptr_eq(now, origin)) {
-            *image = None;
-            self.version += 1;
-        }
-        self.invalidate_lost(build, now)
-    }
-
-    /// A result that an agent holds was exported for others.
-    pub fn export(
-        &mut self,
-        build: BuildId,
-        edge: usize,
-        agent: AgentId,
-        origin: &Origin,
-    ) -> Guarded<()> {
-        let output = &mut self.running(build)?.outputs[edge];
-        match &output.held {
-            Some((on, now)) if *on == agent && Rc::ptr_eq(now, origin) => {
-                output.image = Some(Rc::clone(origin));
-                self.version += 1;
-                Ok(())
-            }
-            _ => Err(Stale),
-        }
-    }
-
-    fn invalidate_lost(&mut self, build: BuildId, now: Timestamp) -> Cancelled {
-        let found = &self.builds[&build];
-        let wants = |consumer: &usize| {
-            matches!(
-                found.stages[*consumer].state,
-                StageState::Waiting | StageState::Ready | StageState::Running
-            )
-        };
-        let lost = |output: &&Output| {
-            !output.is_there()
-                && found.stages[output.stage].state == StageState::Done
-                && output.consumers.iter().any(wants)
-        };
-        let roots: BTreeSet<usize> = found
-            .outputs
-            .iter()
-            .filter(lost)
-            .map(|output| output.stage)
-            .collect();
-        match roots.is_empty() {
-            true => Cancelled::new(),
-            false => self.invalidate(build, roots, now),
-        }
-    }
-
-    /// Takes these stages back, all that came from them, and all that must run again so that they can.
-    fn invalidate(&mut self, build: BuildId, roots: BTreeSet<usize>, now: Timestamp) -> Cancelled {
-        let found = &self.builds[&build];
-        let mut invalid = roots.clone();
-        let mut next: Vec<usize> = roots.into_iter().collect();
-        while let Some(stage) = next.pop() {
-            let consumers = found.stages[stage]
-                .outputs
-                .iter()
-                .flat_map(|output| found.outputs[*output].consumers.iter().copied());
-            let producers = found.stages[stage]
-                .inputs
-                .iter()
-                .map(|input| &found.outputs[*input])
-                .filter(|output| !output.is_there())
-                .map(|output| output.stage)
-                .filter(|producer| found.stages[*producer].state == StageState::Done);
-            for other in consumers.chain(producers) {
-                if invalid.insert(other) {
-                    next.push(other);
-                }
-            }
-        }
-        let mut cancelled = Cancelled::new();
-        for stage in invalid {
-            let key = StageKey {
-                build,
-                stage: StageId(stage as u32),
-            };
-            let state = self.stage(key).state;
-            if !matches!(
-                state,
-                StageState::Ready | StageState::Running | StageState::Done
-            ) {
-                continue;
-            }
-            self.move_stage(key, StageEvent::Invalidated, now);
-            let live = self.live.iter().copied();
-            let of_it: Vec<AttemptId> = live.filter(|id| self.attempts[id].key == key).collect();
-            for id in of_it {
-                self.move_attempt(id, AttemptEvent::Cancelled);
-                cancelled.push((self.attempts[&id].agent, id));
-            }
-            let outputs = self.stage(key).outputs.clone();
-            let found = self.builds.get_mut(&build).expect("a build of ours");
-            for output in outputs {
-                (found.outputs[output].held, found.outputs[output].image) = (None, None);
-            }
-        }
-        self.settle(build, now);
-        cancelled
-    }
-
-    /// Stages whose inputs are all there become ready.
-    pub fn settle(&mut self, build: BuildId, now: Timestamp) {
-        let found = &self.builds[&build];
-        let is_ready = |stage: &Stage| {
-            stage.state == StageState::Waiting
-                && stage.inputs.iter().all(|i| found.outputs[*i].is_there())
-        };
-        let ready: Vec<usize> = (0..found.stages.len())
-            .filter(|number| is_ready(&found.stages[*number]))
-            .collect();
-        for number in ready {
-            let stage = StageId(number as u32);
-            self.move_stage(StageKey { build, stage }, StageEvent::InputsThere, now);
-        }
     }
 
     // ---- ends

@@ -89,6 +89,7 @@ pub fn any_build(rng: &mut Rng, number: u128, now: Timestamp) -> Build {
             since: now,
             not_before: Timestamp(0),
             farm_failures: 0,
+            registry_failures: 0,
             unserved_since: None,
         });
     }

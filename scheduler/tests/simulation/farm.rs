@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use croft_scheduler::place::{Decision, Policy};
-use croft_scheduler::{AgentId, AttemptId, BuildId, FarmBudget, LeaseTerms, Timestamp, Token};
+use croft_scheduler::{
+    AgentId, AttemptId, BuildId, FailureKind, FarmBudget, LeaseTerms, Timestamp, Token,
+};
 use fastrand::Rng;
 
 use super::agent::{Agent, Finish, Life, Order, Report};
-use super::books::{Books, End};
+use super::books::{Attempt, Books, End};
 use super::support::NOW;
 use super::{builds, judge};
 
@@ -93,6 +95,8 @@ pub struct Farm {
     pub(super) arrivals: BTreeMap<(AgentId, bool), Timestamp>,
     /// The registry: which results' images it has.
     pub(super) images: BTreeSet<(BuildId, usize, Token)>,
+    /// Until when it answers nobody.
+    pub(super) registry_away: Timestamp,
     pub(super) builds: u32,
     pub(super) stormy: bool,
     pub(super) terms: LeaseTerms,
@@ -100,8 +104,8 @@ pub struct Farm {
     pub(super) policy: Policy,
 }
 
-/// Runs one farm from its first build to its last.
-pub fn run(seed: u64, size: Size) {
+/// Runs one farm from its first build to its last. Returns how many attempts the registry was away for.
+pub fn run(seed: u64, size: Size) -> usize {
     let mut farm = Farm::new(seed, size);
     farm.go();
     judge::over(&farm.books, &farm.budget);
@@ -117,6 +121,9 @@ pub fn run(seed: u64, size: Size) {
             agent.view.name
         );
     }
+    let attempts = farm.books.attempts.values();
+    let over_registry = |attempt: &&Attempt| attempt.failure == Some(FailureKind::Registry);
+    attempts.filter(over_registry).count()
 }
 
 impl Farm {
@@ -146,6 +153,7 @@ impl Farm {
             },
             arrivals: BTreeMap::new(),
             images: BTreeSet::new(),
+            registry_away: NOW,
             builds: 0,
             stormy: true,
             terms: LeaseTerms::default(),

@@ -14,7 +14,7 @@ impl Farm {
         let agent = ids[self.rng.usize(..ids.len())];
         let up = self.agents[&agent].life == Life::Up;
         let back = self.within(Duration::from_secs(60));
-        match self.rng.u32(..10) {
+        match self.rng.u32(..11) {
             0 if up => {
                 self.cut(agent);
                 self.agents.get_mut(&agent).expect("one of ours").die();
@@ -50,6 +50,7 @@ impl Farm {
                     self.images.remove(&image);
                 }
             }
+            10 => self.registry_away = self.registry_away.max(self.now + back),
             9 if self.coordinator.up => {
                 self.coordinator.up = false;
                 self.coordinator.links.clear();
@@ -95,6 +96,7 @@ impl Farm {
     /// All that is broken is mended, and nothing breaks any more.
     pub(super) fn calm(&mut self) {
         self.stormy = false;
+        self.registry_away = self.now;
         let pending: Vec<u64> = self
             .events
             .iter()

@@ -13,23 +13,24 @@ mod faults;
 mod judge;
 mod network;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use farm::Size;
 
 /// Runs the farms of all these seeds, on all processors.
 fn all(seeds: u64, size: Size) {
     if let Ok(seed) = std::env::var("CROFT_SEED") {
-        return one(seed.parse().expect("CROFT_SEED is a number"), size);
+        one(seed.parse().expect("CROFT_SEED is a number"), size);
+        return;
     }
-    let next = AtomicU64::new(0);
+    let (next, over_registry) = (AtomicU64::new(0), AtomicUsize::new(0));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds {
                 break;
             }
-            one(seed, size);
+            over_registry.fetch_add(one(seed, size), Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
@@ -38,9 +39,11 @@ fn all(seeds: u64, size: Size) {
             scope.spawn(work);
         }
     });
+    let over_registry = over_registry.into_inner();
+    assert!(over_registry > 100, "it hardly breaks: {over_registry}");
 }
 
-fn one(seed: u64, size: Size) {
+fn one(seed: u64, size: Size) -> usize {
     /// Says which farm it was.
     struct Name(u64);
     impl Drop for Name {
@@ -51,7 +54,7 @@ fn one(seed: u64, size: Size) {
         }
     }
     let _name = Name(seed);
-    farm::run(seed, size);
+    farm::run(seed, size)
 }
 
 #[test]

@@ -145,7 +145,8 @@ impl Farm {
                 origin,
             } => {
                 let held = one.keepers.get(&build).and_then(|keeper| keeper.get(&edge));
-                let there = held.is_some_and(|held| Rc::ptr_eq(held, &origin));
+                let there = held.is_some_and(|held| Rc::ptr_eq(held, &origin))
+                    && self.now >= self.registry_away;
                 if there {
                     self.push(build, edge, &origin);
                 }
@@ -183,6 +184,12 @@ impl Farm {
         said.into_iter().for_each(|report| self.say(agent, report));
         if refused {
             return;
+        }
+        let pulls = |bound: &Bound| matches!(bound, Bound::Image(_));
+        if self.now < self.registry_away && offer.bound.values().any(pulls) {
+            let wait = self.millis(300);
+            let finish = Step::Finish(Finish::Failed(FailureKind::Registry));
+            return self.after(wait, Event::Step(agent, incarnation, offer.attempt, finish));
         }
         if let Some((edge, origin)) = lost {
             let wait = self.millis(300);
@@ -259,6 +266,10 @@ impl Farm {
         }
         one.expire(lease, self.now);
         let report = match step {
+            // An engine that can't push fails the attempt.
+            Step::Make(_, true) if self.now < self.registry_away => {
+                one.finish(attempt, Finish::Failed(FailureKind::Registry))
+            }
             Step::Make(output, exported) => {
                 let key = one.runs.get(&attempt).map(|run| run.key);
                 let report = one.make(attempt, output, exported);

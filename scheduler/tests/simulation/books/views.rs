@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use croft_planner::{EdgeId, StageId};
 use croft_scheduler::fleet::{FleetView, Load, StageKey, Start};
 use croft_scheduler::place::{ExportedInput, Input, ReadyStage, Supply};
-use croft_scheduler::{AgentId, BuildId, BuildState, StageState, Token};
+use croft_scheduler::{AgentId, BuildId, BuildState, FailureKind, StageState, Token};
 
 use super::{Attempt, Books, Build, Stage};
+
+/// So many failures over the stage registry are the agent's: it may be the way there that is broken.
+const OVER_REGISTRY: u32 = 6;
 
 impl Books {
     pub fn fleet(&self) -> FleetView {
@@ -100,17 +103,25 @@ impl Books {
                 }),
             }
         };
-        let mut failed_on: BTreeMap<AgentId, u32> = BTreeMap::new();
+        let (mut failed_on, mut over_registry) = (BTreeMap::new(), BTreeMap::new());
         let mut last_of_group: Option<(Token, AgentId)> = None;
         for attempt in self.attempts.values().filter(|a| a.key.build == id) {
             let other = attempt.key.stage.index();
-            if other == number && attempt.failed_by_farm {
-                *failed_on.entry(attempt.agent).or_default() += 1;
+            let counted = match attempt.failure {
+                Some(FailureKind::Farm) => Some(&mut failed_on),
+                Some(FailureKind::Registry) => Some(&mut over_registry),
+                Some(FailureKind::Build) | None => None,
+            };
+            if let Some(counted) = counted.filter(|_| other == number) {
+                *counted.entry(attempt.agent).or_default() += 1;
             }
             let group = build.stages[other].ready.together;
             if group.is_some() && group == stage.ready.together {
                 last_of_group = last_of_group.max(Some((attempt.token, attempt.agent)));
             }
+        }
+        for (agent, failures) in over_registry {
+            *failed_on.entry(agent).or_default() += failures / OVER_REGISTRY;
         }
         ReadyStage {
             ready_since: stage.since,
