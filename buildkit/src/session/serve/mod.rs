@@ -14,6 +14,7 @@ mod gopath;
 mod output;
 mod packet;
 mod patterns;
+mod receive;
 mod secrets;
 mod ssh;
 mod upload;

@@ -1,19 +1,29 @@
-//! What a build gives back: a client's FileSend service, in which exporters write folders and files.
+//! What a build gives back: a client's FileSend service, in which exporters write folders and files. Folders are [`super::receive`]'s.
 
 use std::{
     collections::HashMap,
-    fmt,
-    io::Write,
-    path::PathBuf,
-    sync::{Arc, Mutex},
+    fmt, fs,
+    fs::File,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::response;
-use crate::session::{SessionRequest, SessionResponse};
+use super::{
+    packet::{Messages, Piece, streamed},
+    receive, response,
+};
+use crate::session::{SessionBody, SessionId, SessionRequest, SessionResponse};
 
 pub(super) const METHOD: &str = "/moby.filesync.v1.FileSend/DiffCopy";
+/// Says which exporter it is, where a solve has several; older engines say nothing.
+const EXPORTER: &str = "buildkit-attachable-exporter-id";
+/// How many messages may wait to be written.
+const QUEUE: usize = 16;
 
 /// Where an exporter's output goes.
 #[derive(Clone)]
@@ -23,8 +33,10 @@ pub struct Output(Target);
 enum Target {
     Folder(PathBuf),
     File(PathBuf),
-    Stream(Arc<Mutex<Option<Box<dyn Write + Send>>>>),
+    Stream(Arc<Mutex<Option<Writer>>>),
 }
+
+type Writer = Box<dyn Write + Send>;
 
 impl Output {
     /// Into this folder, which is made if it isn't there; what is in it stays, but for what has the same name. For exporter `local`.
@@ -37,7 +49,7 @@ impl Output {
         Self(Target::File(path.into()))
     }
 
-    /// To whatever this is, once. For exporters `tar`, `oci` and `docker`.
+    /// To whatever this is, once; it is flushed and dropped at the end. For exporters `tar`, `oci` and `docker`.
     pub fn stream(writer: impl Write + Send + 'static) -> Self {
         Self(Target::Stream(Arc::new(Mutex::new(Some(Box::new(writer))))))
     }
@@ -54,8 +66,155 @@ impl fmt::Debug for Output {
 }
 
 pub(super) fn answer(
-    _outputs: &HashMap<u32, Output>,
-    _request: SessionRequest,
+    outputs: &HashMap<u32, Output>,
+    request: SessionRequest,
 ) -> impl Future<Output = SessionResponse> + use<> {
-    async { response(Err(Status::unimplemented(""))) }
+    let (head, body) = request.into_parts();
+    let exporter = head
+        .headers
+        .get(EXPORTER)
+        .and_then(|id| id.to_str().ok()?.parse().ok())
+        .unwrap_or_default();
+    let output = outputs.get(&exporter).cloned();
+    async move {
+        response(match output.map(|output| output.0) {
+            Some(Target::Folder(path)) => Ok(receive::begin(path, body)),
+            Some(Target::File(path)) => write(body, move || Sink::file(path)).await,
+            Some(Target::Stream(writer)) => write(body, move || Sink::stream(&writer)).await,
+            None => Err(Status::not_found(format!(
+                "exporter {exporter} has no output here"
+            ))),
+        })
+    }
+}
+
+/// Writes all messages of a call, and answers when they are where they belong.
+async fn write(
+    body: SessionBody,
+    open: impl FnOnce() -> Result<Sink, WriteError> + Send + 'static,
+) -> Result<SessionResponse, Status> {
+    let (pieces, mut waiting) = mpsc::channel::<Bytes>(QUEUE);
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut sink = open()?;
+        while let Some(piece) = waiting.blocking_recv() {
+            match piece.is_empty() {
+                false => sink.write(&piece)?,
+                true => return sink.finish(),
+            }
+        }
+        // Without the end it is not whole, and is thrown away.
+        Ok(())
+    });
+    let mut messages = Messages::new(body);
+    // A writer that has gone says why below.
+    while let Some(Piece { data }) = messages.next().await? {
+        if !data.is_empty() && pieces.send(data).await.is_err() {
+            break;
+        }
+    }
+    let _ = pieces.send(Bytes::new()).await;
+    writing
+        .await
+        .map_err(|e| Status::internal(e.to_string()))?
+        .map_err(|e| Status::unknown(e.to_string()))?;
+    Ok(streamed(futures::stream::empty()))
+}
+
+/// Why an output can't be written.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("{} can't be written: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("the output can't be written: {0}")]
+    Stream(#[from] io::Error),
+    #[error("the output was written already")]
+    Again,
+}
+
+/// What is written to.
+enum Sink {
+    Stream(Writer),
+    File {
+        file: File,
+        /// What people call it.
+        path: PathBuf,
+        /// What takes its place at the end, unless it is written in place.
+        draft: Option<Draft>,
+    },
+}
+
+/// A file that is deleted unless it takes another one's place.
+struct Draft {
+    path: PathBuf,
+    place: PathBuf,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // It may have taken its place.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Sink {
+    fn stream(writer: &Mutex<Option<Writer>>) -> Result<Self, WriteError> {
+        let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.take().map(Self::Stream).ok_or(WriteError::Again)
+    }
+
+    fn file(path: PathBuf) -> Result<Self, WriteError> {
+        match create(&path) {
+            Ok((file, draft)) => Ok(Self::File { file, path, draft }),
+            Err(source) => Err(WriteError::File { path, source }),
+        }
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<(), WriteError> {
+        match self {
+            Self::Stream(writer) => Ok(writer.write_all(data)?),
+            Self::File { file, path, .. } => {
+                file.write_all(data).map_err(|source| WriteError::File {
+                    path: path.clone(),
+                    source,
+                })
+            }
+        }
+    }
+
+    fn finish(self) -> Result<(), WriteError> {
+        match self {
+            Self::Stream(mut writer) => Ok(writer.flush()?),
+            Self::File { path, draft, .. } => match draft {
+                Some(draft) => fs::rename(&draft.path, &draft.place)
+                    .map_err(|source| WriteError::File { path, source }),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// Opens a file to be written: a draft beside it, or itself where it is no plain file (a pipe, a terminal) or nothing may be put beside it.
+fn create(path: &Path) -> io::Result<(File, Option<Draft>)> {
+    // Behind a link it is what that leads to.
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let found = fs::metadata(&place).ok();
+    if found.as_ref().is_none_or(fs::Metadata::is_file) {
+        let name = format!(".croft-{}", SessionId::unique());
+        let draft = Draft {
+            path: place.with_file_name(name),
+            place: place.clone(),
+        };
+        match File::create_new(&draft.path) {
+            Ok(file) => {
+                if let Some(found) = &found {
+                    file.set_permissions(found.permissions())?;
+                }
+                return Ok((file, Some(draft)));
+            }
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && found.is_some() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let file = File::options().write(true).truncate(true).open(&place)?;
+    Ok((file, None))
 }

@@ -1,16 +1,53 @@
 //! The SSH service of a client: an agent that steps may use.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::response;
-use crate::session::{SessionRequest, SessionResponse};
+use super::{
+    packet::{Messages, Piece, framed, streamed},
+    response,
+};
+use crate::session::{
+    SessionBody, SessionRequest, SessionResponse,
+    grpc::{read_unary, unary_response},
+};
 
-pub(super) const METHODS: [&str; 2] = [
-    "/moby.sshforward.v1.SSH/CheckAgent",
-    "/moby.sshforward.v1.SSH/ForwardAgent",
-];
+const CHECK: &str = "/moby.sshforward.v1.SSH/CheckAgent";
+const FORWARD: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
+pub(super) const METHODS: [&str; 2] = [CHECK, FORWARD];
+
+/// Says which agent a step wants.
+const ID: &str = "buildkit.ssh.id";
+/// The one of those that name none.
+const DEFAULT: &str = "default";
+/// The longest name of one, in bytes, with what is around it.
+const QUESTION_LIMIT: usize = 4 << 10;
+/// The longest message of an agent or to one, in bytes, as in OpenSSH.
+const MESSAGE_LIMIT: usize = 256 << 10;
+/// How long an agent may take to let us in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many answers may wait for the connection.
+const QUEUE: usize = 4;
+
+/// What steps may say to an agent, by the numbers of its protocol (draft-ietf-sshm-ssh-agent).
+const LIST_KEYS: u8 = 11;
+const SIGN: u8 = 13;
+/// What they hear when they say anything else: its length, and that it failed.
+const REFUSED: [u8; 5] = [0, 0, 0, 1, 5];
 
 /// An SSH agent that is lent to steps: they may list its keys and sign with them, and nothing else.
 #[derive(Clone, Debug)]
@@ -25,10 +62,16 @@ pub enum SshError {
     #[error("no SSH agent is running: SSH_AUTH_SOCK is not set")]
     None,
     /// It is no agent's socket.
-    #[error(
-        "{} is no SSH agent's socket: keys are lent through an agent, so add it to one with ssh-add", .0.display()
-    )]
+    #[error("{} is no SSH agent's socket: keys are lent through an agent, so add it to one with ssh-add", .0.display())]
     NoSocket(PathBuf),
+    /// It is not there.
+    #[error("{} can't be read: {source}", path.display())]
+    Missing {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
 }
 
 impl SshAgent {
@@ -43,23 +86,150 @@ impl SshAgent {
         }
     }
 
-    /// The one that listens at this socket.
+    /// The one that listens at this socket. Files of keys are not taken: an agent asks for their passphrases, and keeps them from us.
     ///
     /// # Errors
     /// It is not there, or is no socket.
     pub fn at(socket: impl Into<PathBuf>) -> Result<Self, SshError> {
-        use std::os::unix::fs::FileTypeExt;
         let socket = socket.into();
         match std::fs::metadata(&socket) {
             Ok(found) if found.file_type().is_socket() => Ok(Self { socket }),
-            _ => Err(SshError::NoSocket(socket)),
+            Ok(_) => Err(SshError::NoSocket(socket)),
+            Err(source) => Err(SshError::Missing {
+                path: socket,
+                source,
+            }),
         }
     }
 }
 
 pub(super) async fn answer(
-    _agents: HashMap<String, SshAgent>,
-    _request: SessionRequest,
+    agents: HashMap<String, SshAgent>,
+    request: SessionRequest,
 ) -> SessionResponse {
-    response(Err(Status::unimplemented("")))
+    response(match request.uri().path() {
+        CHECK => check(&agents, request).await,
+        _ => forward(&agents, request).await,
+    })
+}
+
+/// A question for one agent.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CheckAgentRequest {
+    #[prost(string, tag = "1")]
+    id: String,
+}
+
+async fn check(
+    agents: &HashMap<String, SshAgent>,
+    request: SessionRequest,
+) -> Result<SessionResponse, Status> {
+    let asked: CheckAgentRequest = read_unary(request.into_body(), QUESTION_LIMIT).await?;
+    agent(agents, &asked.id)?;
+    // The answer has nothing in it.
+    Ok(unary_response(&CheckAgentRequest::default()))
+}
+
+fn agent<'a>(agents: &'a HashMap<String, SshAgent>, id: &str) -> Result<&'a SshAgent, Status> {
+    let id = if id.is_empty() { DEFAULT } else { id };
+    agents
+        .get(id)
+        .ok_or_else(|| Status::not_found(format!("unset ssh forward key {id}")))
+}
+
+async fn forward(
+    agents: &HashMap<String, SshAgent>,
+    request: SessionRequest,
+) -> Result<SessionResponse, Status> {
+    let id = request.headers().get(ID);
+    let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let agent = connect(&agent(agents, id)?.socket).await?;
+    let (outgoing, answers) = mpsc::channel(QUEUE);
+    let body = request.into_body();
+    tokio::spawn(async move {
+        let ended = tokio::select! {
+            ended = converse(agent, body, &outgoing) => ended,
+            () = outgoing.closed() => return,
+        };
+        if let Err(status) = ended {
+            let _ = outgoing.send(Err(status)).await;
+        }
+    });
+    Ok(streamed(ReceiverStream::new(answers)))
+}
+
+async fn connect(socket: &Path) -> Result<UnixStream, Status> {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(socket)).await;
+    let why = match connected {
+        Ok(Ok(agent)) => return Ok(agent),
+        Ok(Err(e)) => e.to_string(),
+        Err(_) => "it does not answer".to_owned(),
+    };
+    let place = socket.display();
+    Err(Status::unavailable(format!(
+        "the SSH agent at {place} can't be used: {why}"
+    )))
+}
+
+/// Passes on what steps may say, one message and its answer after the other, as the protocol has it.
+async fn converse(
+    mut agent: UnixStream,
+    body: SessionBody,
+    outgoing: &mpsc::Sender<Result<Bytes, Status>>,
+) -> Result<(), Status> {
+    let broke = |e: io::Error| Status::unavailable(format!("the SSH agent broke off: {e}"));
+    let mut pieces = Messages::new(body);
+    let mut unread = BytesMut::new();
+    while let Some(Piece { data }) = pieces.next().await? {
+        unread.extend_from_slice(&data);
+        while let Some(message) = message(&mut unread)? {
+            let answer = match message.first() {
+                Some(&(LIST_KEYS | SIGN)) => asked(&mut agent, &message).await.map_err(broke)?,
+                _ => Bytes::from_static(&REFUSED),
+            };
+            if outgoing
+                .send(Ok(framed(&Piece { data: answer })))
+                .await
+                .is_err()
+            {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A whole message without its length, if there is one.
+fn message(unread: &mut BytesMut) -> Result<Option<Bytes>, Status> {
+    let Some((length, rest)) = unread.split_first_chunk() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > MESSAGE_LIMIT {
+        return Err(Status::resource_exhausted(format!(
+            "a message to an SSH agent may have {MESSAGE_LIMIT} bytes"
+        )));
+    }
+    if rest.len() < length {
+        return Ok(None);
+    }
+    unread.advance(size_of::<u32>());
+    Ok(Some(unread.split_to(length).freeze()))
+}
+
+/// What the agent answers, with its length.
+async fn asked(agent: &mut UnixStream, message: &[u8]) -> io::Result<Bytes> {
+    let mut question = BytesMut::with_capacity(size_of::<u32>() + message.len());
+    question.put_u32(message.len() as u32);
+    question.put_slice(message);
+    agent.write_all(&question).await?;
+    let length = agent.read_u32().await?;
+    if length as usize > MESSAGE_LIMIT {
+        return Err(io::Error::other("its answer is too long"));
+    }
+    let mut answer = BytesMut::with_capacity(size_of::<u32>() + length as usize);
+    answer.put_u32(length);
+    answer.resize(size_of::<u32>() + length as usize, 0);
+    agent.read_exact(&mut answer[size_of::<u32>()..]).await?;
+    Ok(answer.freeze())
 }
