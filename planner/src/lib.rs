@@ -6,6 +6,7 @@
 //!
 //! The definitions come from outside: whatever is in them leads to a plan or a [`PlanError`], within [`Limits`], and never to a panic.
 
+mod advice;
 mod bind;
 mod chain;
 mod error;
@@ -16,6 +17,7 @@ mod id;
 mod identity;
 mod levels;
 mod locals;
+mod marks;
 mod naming;
 mod narrow;
 mod op;
@@ -30,6 +32,7 @@ mod users;
 mod wire;
 mod written;
 
+pub use advice::{Advice, AdviceKind, AdvisedStep, Lines};
 pub use bind::{Binding, Bound};
 pub use error::{BindError, PlanError};
 pub use home::{Home, Homes};

@@ -12,7 +12,8 @@ fn every_shape_is_planned_as_its_golden_file_says() {
     let bless = std::env::var_os("CROFT_BLESS").is_some();
     let mut differing = Vec::new();
     for name in shape_names() {
-        let found = golden(&planned(&name));
+        let plan = planned(&name);
+        let found = golden(&plan) + &advice(&plan);
         let file = shapes().join(&name).with_extension("golden");
         if bless {
             fs::write(&file, &found).unwrap();
@@ -84,6 +85,28 @@ fn golden(plan: &Plan) -> String {
             line(format_args!("    {step}"));
         }
         line(format_args!(""));
+    }
+    text
+}
+
+/// What would make the build faster; nothing for a Dockerfile that is right.
+fn advice(plan: &Plan) -> String {
+    let mut text = String::new();
+    for one in plan.advice() {
+        let stages: Vec<u32> = one.stages.iter().map(|stage| stage.0).collect();
+        writeln!(
+            text,
+            "advice {} at {}:{} for stages {}",
+            one.kind.as_str(),
+            one.file,
+            one.lines,
+            join(stages)
+        )
+        .unwrap();
+        writeln!(text, "  {}.\n  {}.", one.costs, one.remedy).unwrap();
+        for step in one.steps {
+            writeln!(text, "    {}: {}", step.lines, step.text).unwrap();
+        }
     }
     text
 }

@@ -6,6 +6,7 @@
 //! coordinator's business.
 
 pub mod fleet;
+pub mod forecast;
 pub mod ids;
 pub mod lease;
 pub mod lifecycle;

@@ -89,6 +89,16 @@ pub enum Supply {
 }
 
 impl ReadyStage {
+    /// What [`ReadyStage::alike`] is for a stage of this name that these targets need.
+    pub fn alike(project: &str, name: &str, users: &[String]) -> String {
+        format!("{project}: {}", Self::alike_key(name, users))
+    }
+
+    /// The part of it that is the same in all projects.
+    pub fn alike_key(name: &str, users: &[String]) -> String {
+        format!("{name} for {}", users.join(","))
+    }
+
     /// Whether something that it takes is not there yet.
     pub fn is_ahead(&self) -> bool {
         self.inputs
