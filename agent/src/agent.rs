@@ -228,7 +228,7 @@ impl Agent {
             engine: Some(v1::EngineInfo {
                 kind: convert::engine_kind(info.kind).to_owned(),
                 version: info.version.clone(),
-                llb_caps: info.llb_caps.iter().cloned().collect(),
+                llb_caps: convert::llb_caps(info),
                 frontend_caps: info.frontend_caps.iter().cloned().collect(),
                 entitlements: info.entitlements.iter().cloned().collect(),
                 devices: info.devices.iter().cloned().collect(),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use croft_buildkit::{
     api::{control::StatusResponse, pb},
-    engine::EngineKind,
+    engine::{EngineInfo, EngineKind},
     session::SessionSpec,
 };
 use croft_proto::v1::{self, agent_message::Message as FromAgent};
@@ -16,7 +16,7 @@ use crate::{
     ids::{AttemptId, RequestId, Token},
     ledger::{Outcome, Report},
     progress::Source,
-    work::{BuildContext, Export, GatewayQuestion, Offer, Output, Question},
+    work::{BuildContext, Delivery, Export, GatewayQuestion, Offer, Output, Question},
 };
 
 /// A message from the coordinator that makes no sense.
@@ -95,6 +95,17 @@ fn output(output: v1::Output) -> Result<Output, Malformed> {
         id: output.id.into(),
         definition: definition(&output.definition)?,
         export: output.export.map(export).transpose()?,
+        delivery: output.delivery.map(delivery).transpose()?,
+    })
+}
+
+fn delivery(delivery: v1::Delivery) -> Result<Delivery, Malformed> {
+    let exporters = delivery.exporters.iter();
+    Ok(Delivery {
+        result: decode("result", &delivery.result)?,
+        exporters: exporters
+            .map(|exporter| decode("exporter", exporter))
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -249,6 +260,12 @@ pub fn message(message: FromAgent) -> v1::AgentMessage {
     v1::AgentMessage {
         message: Some(message),
     }
+}
+
+/// What the engine can, and what stages may ask of the agent itself.
+pub fn llb_caps(info: &EngineInfo) -> Vec<String> {
+    let own = [croft_proto::DELIVERS.to_owned()];
+    info.llb_caps.iter().cloned().chain(own).collect()
 }
 
 /// Whether the agent can take work.

@@ -147,9 +147,8 @@ impl StageRegistry {
             .is_some_and(|names| names.split(',').any(|name| self.holds(name.trim())));
         pushes
             || output
-                .definition
-                .as_ref()
-                .is_some_and(|definition| self.feeds(definition))
+                .definitions()
+                .any(|definition| self.feeds(definition))
     }
 
     fn feeds(&self, definition: &pb::Definition) -> bool {
@@ -200,6 +199,7 @@ mod tests {
             id: "o".to_owned().into(),
             definition: source,
             export,
+            delivery: None,
         }
     }
 

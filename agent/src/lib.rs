@@ -11,6 +11,7 @@ mod clock;
 mod condition;
 pub mod config;
 mod convert;
+mod deliver;
 mod disk;
 mod failure;
 mod health;

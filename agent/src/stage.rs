@@ -1,24 +1,21 @@
 //! Running a stage on the engine: solve each output in the build's keeper, export what is to travel. Leases, slots and what the coordinator
 //! hears of it are others' work.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use croft_buildkit::{
     api::{
         control::{CacheOptions, Exporter, SolveRequest},
         frontend, pb,
     },
-    gateway::BuildRef,
+    gateway::{BuildRef, ExporterResponse},
     trace::TraceContext,
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use tonic::Status;
 
 use crate::{
+    deliver,
     failure::{Failure, StageRegistry, is_mere_cancellation},
     ids::OutputId,
     keeper::{Keeper, LAST_WORDS},
@@ -35,9 +32,6 @@ const PUSH_PAUSES: [Duration; 4] = [
     Duration::from_secs(3),
 ];
 
-/// What an exporter answered.
-pub type ExporterResponse = HashMap<String, String>;
-
 /// Makes all outputs of a stage, at once; `ready` hears of each as it comes, and the keeper holds it from then on, whatever becomes of the
 /// others. The first real error ends those that are not there yet.
 pub async fn run(
@@ -47,12 +41,7 @@ pub async fn run(
     trace: Option<&TraceContext>,
     ready: impl Fn(&OutputId, ExporterResponse),
 ) -> Result<Tally, Failure> {
-    let definitions = || {
-        offer
-            .outputs
-            .iter()
-            .filter_map(|output| output.definition.as_ref())
-    };
+    let definitions = || offer.outputs.iter().flat_map(Output::definitions);
     let vertices: HashSet<_> = definitions().flat_map(vertices::digests).collect();
     let claim = keeper.expect(&vertices);
     let cuts = keeper.cuts();
@@ -98,6 +87,9 @@ async fn make(
     output: &Output,
     trace: Option<&TraceContext>,
 ) -> Result<ExporterResponse, Status> {
+    if let Some(delivery) = &output.delivery {
+        return deliver::deliver(keeper, offer.attempt.as_str(), &output.id, delivery, trace).await;
+    }
     if let Some(definition) = &output.definition {
         solve(keeper, definition, trace).await?;
     }
@@ -105,7 +97,7 @@ async fn make(
 }
 
 /// Solves a definition in a job of its own, which is held if that went well.
-async fn solve(
+pub(crate) async fn solve(
     keeper: &Arc<Keeper>,
     definition: &pb::Definition,
     trace: Option<&TraceContext>,
@@ -210,21 +202,29 @@ async fn export_once(
         ..Default::default()
     };
     let mut control = keeper.engine(trace).control();
-    let mut watch = std::pin::pin!(keeper.watch_export(&solve, of.to_owned(), output.id.clone()));
-    let solving = control.solve(request);
-    tokio::pin!(solving);
-    let mut watched = false;
+    let watch = keeper.watch_export(&solve, of.to_owned(), output.id.clone());
+    let solved = watched(control.solve(request), watch).await?;
+    Ok(solved.into_inner().exporter_response)
+}
+
+/// Solves while somebody listens to what the engine says, and waits a moment for the last words.
+pub(crate) async fn watched<T>(
+    solving: impl Future<Output = T>,
+    watch: impl Future<Output = ()>,
+) -> T {
+    let (mut solving, mut watch) = (pin!(solving), pin!(watch));
+    let mut heard = false;
     let solved = loop {
         tokio::select! {
             biased;
             solved = &mut solving => break solved,
-            () = &mut watch, if !watched => watched = true,
+            () = &mut watch, if !heard => heard = true,
         }
     };
-    if !watched {
+    if !heard {
         let _ = tokio::time::timeout(LAST_WORDS, watch).await;
     }
-    Ok(solved?.into_inner().exporter_response)
+    solved
 }
 
 #[cfg(test)]

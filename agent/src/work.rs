@@ -4,8 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use croft_buildkit::{
     api::{
-        control::{CacheOptionsEntry, DiskUsageRequest, PruneRequest},
-        frontend, pb,
+        control::{CacheOptionsEntry, DiskUsageRequest, Exporter, PruneRequest},
+        frontend::{self, result::Result as Refs},
+        pb,
         sourcepolicy::Policy,
     },
     session::{SessionId, SessionSpec},
@@ -61,6 +62,51 @@ pub struct Output {
     pub definition: Option<pb::Definition>,
     /// Where it goes; none leaves it with the engine.
     pub export: Option<Export>,
+    /// Several results that are handed out together; then there is nothing else.
+    pub delivery: Option<Delivery>,
+}
+
+impl Output {
+    /// All that is to be solved for it.
+    pub fn definitions(&self) -> impl Iterator<Item = &pb::Definition> {
+        let delivered = self.delivery.iter().flat_map(Delivery::definitions);
+        self.definition.iter().chain(delivered)
+    }
+}
+
+/// Results that the engine's exporters hand out to the client.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// What is returned to the engine once all references are its own. Until then each has a definition.
+    pub result: frontend::Result,
+    /// What makes of it what the client wants.
+    pub exporters: Vec<Exporter>,
+}
+
+impl Delivery {
+    /// The references of its results.
+    pub fn refs(&self) -> Vec<&frontend::Ref> {
+        match &self.result.result {
+            Some(Refs::Ref(one)) => vec![one],
+            Some(Refs::Refs(map)) => map.refs.values().collect(),
+            Some(Refs::RefDeprecated(_) | Refs::RefsDeprecated(_)) | None => Vec::new(),
+        }
+    }
+
+    /// The same, to be put in place.
+    pub fn refs_mut(&mut self) -> Vec<&mut frontend::Ref> {
+        match &mut self.result.result {
+            Some(Refs::Ref(one)) => vec![one],
+            Some(Refs::Refs(map)) => map.refs.values_mut().collect(),
+            Some(Refs::RefDeprecated(_) | Refs::RefsDeprecated(_)) | None => Vec::new(),
+        }
+    }
+
+    /// What is to be solved for it: of empty images nothing.
+    pub fn definitions(&self) -> impl Iterator<Item = &pb::Definition> {
+        let definitions = self.refs().into_iter().filter_map(|one| one.def.as_ref());
+        definitions.filter(|definition| !definition.def.is_empty())
+    }
 }
 
 /// An exporter of the engine.

@@ -9,7 +9,7 @@ use std::{
 use bollard_buildkit_proto::pb;
 use prost::Message;
 
-use crate::{BindError, EdgeId, OpDigest, OpId, Output, Plan, Platform, StageId, wire};
+use crate::{BindError, EdgeId, OpDigest, OpId, Output, Plan, Platform, StageId, TargetId, wire};
 
 /// What stands for a cut edge in the definitions of its consumers.
 #[derive(Clone, Debug)]
@@ -66,6 +66,20 @@ impl Plan {
         Ok(writer.finish(op, index))
     }
 
+    /// Writes what the stage that hands results out solves of one target: nothing but what stands for its result.
+    pub fn bind_delivery(
+        &self,
+        target: TargetId,
+        bindings: &BTreeMap<EdgeId, Binding>,
+    ) -> Result<Bound, BindError> {
+        let mut writer = Writer::new(self, Output::Target(target));
+        let Some(edge) = self.delivered(target) else {
+            return Ok(writer.bound);
+        };
+        let (digest, index) = writer.result_of(edge, bindings)?;
+        Ok(writer.end(digest, index))
+    }
+
     fn root_of(&self, output: Output) -> Result<Option<(StageId, OpId, u32)>, BindError> {
         let found = match output {
             Output::Edge(id) => self
@@ -74,6 +88,8 @@ impl Plan {
             Output::Target(id) => self
                 .target(id)
                 .map(|target| target.root.map(|(op, index)| (target.stage, op, index))),
+            // It has a definition for each target.
+            Output::Delivery => None,
         };
         found.ok_or(BindError::NoSuchOutput { output })
     }
@@ -312,14 +328,17 @@ impl<'a> Writer<'a> {
     }
 
     fn finish(self, root: OpId, index: u32) -> Bound {
+        let digest = self.own[&root].clone();
+        self.end(digest, index)
+    }
+
+    fn end(self, digest: OpDigest, index: u32) -> Bound {
         let Self {
             plan,
             mut bound,
             locations,
-            own,
             ..
         } = self;
-        let digest = own[&root].clone();
         end_with(&mut bound.definition, &digest, index);
         // Held definitions are of the same plan, so their locations count the same files.
         if !locations.is_empty() {

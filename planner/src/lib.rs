@@ -9,6 +9,7 @@
 mod advice;
 mod bind;
 mod chain;
+mod deliver;
 mod error;
 mod graph;
 mod groups;

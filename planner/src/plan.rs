@@ -100,6 +100,8 @@ pub struct Plan {
     pub(crate) edge_of: BTreeMap<Taken, EdgeId>,
     /// The stage of each op that is in one only and whose results others take from there.
     pub(crate) owners: Vec<Option<StageId>>,
+    /// By which edge the result of each target reaches the stage that hands it out; empty without such a stage.
+    pub(crate) delivered: Vec<Option<EdgeId>>,
 }
 
 /// Splits a build into stages. See DESIGN.md, "Planner".
@@ -151,7 +153,7 @@ impl Plan {
         &self.stages
     }
 
-    /// All cut edges, by producer.
+    /// All cut edges, by producer; last those that only the stage takes that hands results out.
     pub fn edges(&self) -> &[CutEdge] {
         &self.edges
     }
@@ -181,11 +183,12 @@ impl Plan {
         self.graph.ops.get(id.index())
     }
 
-    /// Everything that `stage` is to deliver, its cut edges before its targets.
+    /// Everything that `stage` is to make, its cut edges before its targets.
     pub fn outputs_of(&self, stage: &Stage) -> Vec<Output> {
         let edges = stage.outputs.iter().copied().map(Output::Edge);
         edges
             .chain(stage.results.iter().copied().map(Output::Target))
+            .chain((stage.kind == StageKind::Output).then_some(Output::Delivery))
             .collect()
     }
 
@@ -224,15 +227,18 @@ pub enum StageKind {
     Cross,
     /// One target needs it, and it runs on the target's home or anywhere.
     Target,
+    /// It hands out what the targets came to: [`Plan::delivering`].
+    Output,
 }
 
 impl StageKind {
-    /// `shared`, `cross` or `target`.
+    /// `shared`, `cross`, `target` or `output`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Shared => "shared",
             Self::Cross => "cross",
             Self::Target => "target",
+            Self::Output => "output",
         }
     }
 }
@@ -387,4 +393,6 @@ pub enum Output {
     Edge(EdgeId),
     /// For the one who asked for the build.
     Target(TargetId),
+    /// All targets together, for the one who asked: [`Plan::bind_delivery`] says what of each.
+    Delivery,
 }

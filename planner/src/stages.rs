@@ -139,6 +139,7 @@ pub(crate) fn split(
         targets,
         edge_of,
         owners,
+        delivered: Vec::new(),
     })
 }
 

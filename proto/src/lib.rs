@@ -20,5 +20,7 @@ pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 pub const TUNNEL_BUILD: &str = "croft-build";
 /// Header of a tunnelled session call: the session's id.
 pub const TUNNEL_SESSION: &str = "croft-session";
+/// Among the capabilities of an agent's engine: the agent hands out what several stages have made (`Output.delivery`).
+pub const DELIVERS: &str = "croft.delivers";
 /// Header of a tunnelled session call: the agent's id.
 pub const TUNNEL_AGENT: &str = "croft-agent";
