@@ -162,6 +162,15 @@ impl Service for Farm {
         }))
     }
 
+    async fn plan_build(
+        &self,
+        request: Request<wire::PlanBuildRequest>,
+    ) -> Result<Response<wire::PlanBuildResponse>, Status> {
+        let asked = request.into_inner();
+        let foreseen = crate::front::foresee(&self.control, &asked.solve).await?;
+        Ok(Response::new(super::plan::planned(&foreseen)))
+    }
+
     async fn drain_agent(
         &self,
         request: Request<wire::DrainAgentRequest>,

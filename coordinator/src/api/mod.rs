@@ -5,6 +5,7 @@
 mod convert;
 mod farm;
 mod fleet;
+mod plan;
 mod protocol;
 mod tunnel;
 

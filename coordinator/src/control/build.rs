@@ -105,6 +105,8 @@ pub(super) enum Rank {
     Outer,
     /// It is a part of another one, which tells its progress.
     Within,
+    /// It is only looked at: it has no row, and nothing of it runs but its frontend.
+    Prospect,
 }
 
 /// Whether the client that asked for a build can still be asked for anything.
@@ -223,6 +225,11 @@ impl Build {
         let sessions = sessions.into_iter().map(|one| (one.id.clone(), one));
         build.lock().sessions.extend(sessions);
         build
+    }
+
+    /// A build that is only looked at.
+    pub(super) fn prospect(id: BuildId, request: Request) -> Self {
+        Self::telling(id, request, Arc::default(), Rank::Prospect)
     }
 
     /// A build within another one, of which clients see nothing but its progress.

@@ -10,6 +10,7 @@ mod dispatch;
 mod events;
 mod failure;
 mod fleet;
+mod foresee;
 mod gateway;
 pub mod image;
 mod images;
@@ -37,13 +38,14 @@ use std::time::Duration;
 use croft_planner::Platform;
 use croft_scheduler::fleet::{AgentView, Presence};
 use croft_scheduler::{BuildId, FarmBudget, FleetView, LeaseTerms, Policy, Project};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub use build::{Build, Request, ResultTarget, Results};
 pub(crate) use events::held;
 pub use events::{Joining, Linked};
 pub use failure::{Failure, Kind, Result};
 pub use fleet::{Ends, Fleet};
+pub use foresee::Foreseen;
 pub use progress::{Progress, Reader};
 pub use retain::{LATELY, Retention};
 pub use secrets::RegistrySecrets;
@@ -89,6 +91,8 @@ pub struct Control {
     fleet: Arc<Fleet>,
     builds: Mutex<HashMap<BuildId, Arc<Build>>>,
     turns: Turns,
+    /// Builds that are only looked at.
+    prospects: Semaphore,
     /// Something may be placed now.
     wake: Notify,
     /// An agent came, went or changed.
@@ -117,6 +121,7 @@ impl Control {
             fleet: Arc::default(),
             builds: Mutex::default(),
             turns: Turns::default(),
+            prospects: Semaphore::new(foresee::MAX_PROSPECTS),
             wake: Notify::new(),
             agents_changed: Notify::new(),
             missed: Notify::new(),
@@ -164,6 +169,13 @@ impl Control {
 
     /// Takes in a build. It gets a row of its own once there is something to do.
     pub fn open(&self, request: Request) -> Result<Arc<Build>> {
+        let request = self.admit(request)?;
+        let id = BuildId(uuid::Uuid::now_v7());
+        Ok(Arc::new(Build::new(id, request)))
+    }
+
+    /// Checks what can be checked before anything is done for a request.
+    fn admit(&self, request: Request) -> Result<Request> {
         for asked in &request.entitlements {
             // A device is granted as `device=vendor.example/gpu=0`.
             let kind = asked.split('=').next().unwrap_or_default();
@@ -173,9 +185,7 @@ impl Control {
                 )));
             }
         }
-        let request = self.admit_request(request)?;
-        let id = BuildId(uuid::Uuid::now_v7());
-        Ok(Arc::new(Build::new(id, request)))
+        self.admit_request(request)
     }
 
     /// A session is over: builds that live by it end.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use croft_planner::{Output, PlanInput, Platform, Stage, Target};
+use croft_planner::{Output, Plan, PlanInput, Platform, Stage, Target};
 use croft_scheduler::{BuildId, FleetView, all_servable, build_platform, servable};
 use serde_json::json;
 
@@ -32,6 +32,9 @@ impl Control {
                         Failure::invalid(format!("no active session for {}", asked.session))
                     })?;
                     build.name_sessions(&self.sessions, [asked.session.as_str()]);
+                }
+                if build.rank() == Rank::Prospect {
+                    return Ok(());
                 }
                 let platforms = asked.attrs.get("platform").map(String::as_str);
                 let row = NewBuild {
@@ -173,9 +176,45 @@ impl Control {
     async fn plan<'a>(
         &self,
         build: &'a Arc<Build>,
-        mut results: Results,
+        results: Results,
         outputs: Outputs,
     ) -> Result<&'a Planned> {
+        let Split {
+            mut recipe,
+            plan,
+            fleet,
+        } = self.split(build, results, outputs).await?;
+        serve_all(&plan, &fleet)?;
+        let sources = plan.stages().iter().flat_map(|s| &s.local_sources);
+        let named: BTreeSet<&str> = sources.map(|s| s.session.as_str()).collect();
+        build.name_sessions(
+            &self.sessions,
+            named.into_iter().filter(|id| !id.is_empty()),
+        );
+        recipe.sessions = build.sessions();
+
+        // Known before it is stored: as soon as it is stored it may be placed.
+        let (results, outputs) = (recipe.results.clone(), recipe.request.outputs.clone());
+        let planned = build.set_planned(Planned::new(plan, results, outputs))?;
+        let build_platform = recipe.build_platform.clone();
+        let rows = PlanRows {
+            build_platform: &build_platform,
+            source: &recipe.encode(),
+            stages: planned.plan.stages(),
+            edges: planned.plan.edges(),
+            targets: planned.plan.targets(),
+        };
+        self.store.build_plan(build.id(), &rows).await?;
+        Ok(planned)
+    }
+
+    /// Splits results into stages. Nothing is stored, and nobody has looked yet whether the farm can run them.
+    pub(super) async fn split(
+        &self,
+        build: &Build,
+        mut results: Results,
+        outputs: Outputs,
+    ) -> Result<Split> {
         let fleet = self.fleet_view().await?;
         let platform = self.build_platform(build, &fleet)?;
         let mut targets = Vec::new();
@@ -226,43 +265,19 @@ impl Control {
             input: PlanInput { targets },
         };
         // Definitions may be large, and nothing here waits: not a task for the threads that serve everybody.
-        let (mut recipe, plan) = tokio::task::spawn_blocking(move || {
+        let (recipe, plan) = tokio::task::spawn_blocking(move || {
             let plan = recipe.plan();
             (recipe, plan)
         })
         .await
         .map_err(|_| Failure::farm("planning was cut off"))?;
         let plan = plan.map_err(|error| Failure::invalid(error.to_string()))?;
-        let needed: BTreeSet<&Platform> = plan.stages().iter().flat_map(|s| &s.platforms).collect();
         refuse_ungranted(build, plan.stages())?;
-        servable(&fleet, needed)
-            .map(drop)
-            .and_then(|()| {
-                let stages = plan.stages().iter();
-                all_servable(&fleet, stages.map(|s| (&s.platforms, &s.requirements)))
-            })
-            .map_err(|never| Failure::unservable(never.to_string()))?;
-        let sources = plan.stages().iter().flat_map(|s| &s.local_sources);
-        let named: BTreeSet<&str> = sources.map(|s| s.session.as_str()).collect();
-        build.name_sessions(
-            &self.sessions,
-            named.into_iter().filter(|id| !id.is_empty()),
-        );
-        recipe.sessions = build.sessions();
-
-        // Known before it is stored: as soon as it is stored it may be placed.
-        let (results, outputs) = (recipe.results.clone(), recipe.request.outputs.clone());
-        let planned = build.set_planned(Planned::new(plan, results, outputs))?;
-        let build_platform = recipe.build_platform.clone();
-        let rows = PlanRows {
-            build_platform: &build_platform,
-            source: &recipe.encode(),
-            stages: planned.plan.stages(),
-            edges: planned.plan.edges(),
-            targets: planned.plan.targets(),
-        };
-        self.store.build_plan(build.id(), &rows).await?;
-        Ok(planned)
+        Ok(Split {
+            recipe,
+            plan,
+            fleet,
+        })
     }
 
     /// Waits until every stage is done.
@@ -300,7 +315,7 @@ impl Control {
     }
 
     async fn store_end(&self, build: &Build, outcome: &Result<Response>) {
-        if build.begun.get().is_some() {
+        if build.begun.get().is_some() && build.rank() != Rank::Prospect {
             self.store_end_of(build.id(), outcome).await;
         }
     }
@@ -351,6 +366,25 @@ impl Control {
             .or_else(|| build_platform(fleet, self.settings.build_platform.as_ref()))
             .ok_or_else(Failure::no_agents)
     }
+}
+
+/// How a build is split, and what that was decided on.
+pub(super) struct Split {
+    pub recipe: Recipe,
+    pub plan: Plan,
+    pub fleet: FleetView,
+}
+
+/// Whether each stage has an agent that could run it, if all were there and idle.
+pub(super) fn serve_all(plan: &Plan, fleet: &FleetView) -> Result<()> {
+    let needed: BTreeSet<&Platform> = plan.stages().iter().flat_map(|s| &s.platforms).collect();
+    servable(fleet, needed)
+        .map(drop)
+        .and_then(|()| {
+            let stages = plan.stages().iter();
+            all_servable(fleet, stages.map(|s| (&s.platforms, &s.requirements)))
+        })
+        .map_err(|never| Failure::unservable(never.to_string()))
 }
 
 /// What a step needs beyond the ordinary its build must have been granted: in BuildKit's words, but before anything runs. Whether a device

@@ -6,6 +6,7 @@
 mod bridge;
 mod control;
 mod convert;
+mod foresee;
 mod jobs;
 mod maps;
 
@@ -16,6 +17,8 @@ use bollard_buildkit_proto::moby::buildkit::v1::frontend::llb_bridge_server::Llb
 use tonic::service::Routes;
 
 use crate::control::Control;
+
+pub use foresee::foresee;
 
 /// BuildKit's own limit on a message, each way, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -114,6 +114,33 @@ impl Store {
         .await
     }
 
+    /// What a forecast rests on: the time, the fleet with what it runs and what it holds of what these stages need, and the stages with
+    /// what their commands took elsewhere.
+    pub async fn prospect(
+        &self,
+        stages: &[ReadyStage],
+    ) -> Result<(Timestamp, FleetView, Vec<ReadyStage>), StoreError> {
+        self.again(|| async {
+            let mut tx = self.read_only().await?;
+            let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
+                .fetch_one(&mut *tx)
+                .await?;
+            let keyed = stages.iter().map(|stage| (stage.key, stage.clone()));
+            let mut stages: BTreeMap<StageKey, ReadyStage> = keyed.collect();
+            let mut agents = agent_views(&mut tx).await?;
+            add_load(&mut tx, &mut agents).await?;
+            add_cache(&mut tx, &mut agents, &mut stages).await?;
+            tx.commit().await?;
+            let agents = agents.into_values().collect();
+            Ok((
+                timestamp(now),
+                FleetView { agents },
+                stages.into_values().collect(),
+            ))
+        })
+        .await
+    }
+
     /// A build whole; `None` if there is none of that id.
     pub async fn build_view(&self, build: BuildId) -> Result<Option<BuildView>, StoreError> {
         self.again(|| async {
@@ -243,7 +270,7 @@ async fn ready_stages(
         };
         let stage = ReadyStage {
             key,
-            alike: alike(&row.project, &row.name, &row.users),
+            alike: ReadyStage::alike(&row.project, &row.name, &row.users),
             project: Project(row.project),
             priority: row.priority,
             connection: ConnectionId(row.connection),
@@ -265,15 +292,6 @@ async fn ready_stages(
         }
     }
     Ok((ready, unserved))
-}
-
-/// What a stage has in common with the same stage of an earlier build. The second half is a key in `agent_cache`.
-fn alike(project: &str, name: &str, users: &[String]) -> String {
-    format!("{project}: {}", alike_key(name, users))
-}
-
-fn alike_key(name: &str, users: &[String]) -> String {
-    format!("{name} for {}", users.join(","))
 }
 
 /// The keys of the stages, as two columns.
@@ -440,7 +458,7 @@ async fn add_load(
         );
         agent
             .alike
-            .insert(alike(&project.0, &row.name, &row.users), since);
+            .insert(ReadyStage::alike(&project.0, &row.name, &row.users), since);
         agent.projects.insert(project.clone(), since);
         agent.load.push(Load {
             key: StageKey {
