@@ -461,6 +461,7 @@ pub fn offer(context: &v1::BuildContext, outputs: Vec<v1::Output>) -> v1::Offer 
 /// An output that stays with the engine.
 pub fn held(id: &str, definition: Vec<u8>) -> v1::Output {
     v1::Output {
+        delivery: None,
         id: id.into(),
         definition,
         export: None,
@@ -485,6 +486,7 @@ pub fn pushed(id: &str, definition: Vec<u8>, name: &str) -> v1::Output {
         definition: Vec::new(),
     };
     v1::Output {
+        delivery: None,
         id: id.into(),
         definition,
         export: Some(export),
