@@ -1,18 +1,21 @@
 //! croft.v1's wire types into the farm's own and back: the only place of the api that knows both.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use bollard_buildkit_proto::moby::buildkit::v1::UsageRecord;
 use chrono::{DateTime, Utc};
 use croft_planner::{Output, Platform};
 use croft_proto::v1 as wire;
 use croft_scheduler::AttemptState;
 use croft_scheduler::fleet::{Duty, Health, Presence};
 use prost_types::Timestamp;
+use tonic::Status;
 
 use crate::control::{Joining, held};
 use crate::store::{
-    AgentRow, AttemptRow, BuildRow, BuildView, Disk, Heartbeat, Held, Hello, Memory, OutputRow,
-    StageRow,
+    AgentRow, AttemptRow, BuildRow, BuildView, Disk, EventRow, Heartbeat, Held, Hello, Memory,
+    OutputRow, OutputState, StageRow, Work,
 };
 
 /// Longest name of an agent, in bytes.
@@ -144,6 +147,7 @@ pub(super) fn build(row: &BuildRow) -> wire::Build {
         error: row.error.clone().unwrap_or_default(),
         published: row.published.clone(),
         digest: row.digest.clone().unwrap_or_default(),
+        started_at: row.started_at.map(time),
     }
 }
 
@@ -162,6 +166,43 @@ pub(super) fn build_whole(view: &BuildView) -> wire::GetBuildResponse {
         build: Some(build(&view.build)),
         stages: stages.collect(),
         transfers: transfers.collect(),
+        events: view.events.iter().map(event).collect(),
+    }
+}
+
+fn event(row: &EventRow) -> wire::BuildEvent {
+    let text = |key: &str| row.data[key].as_str().unwrap_or_default();
+    let stages = || {
+        let numbers = row.data["again"].as_array().into_iter().flatten();
+        let numbers: Vec<String> = numbers.map(ToString::to_string).collect();
+        match &numbers[..] {
+            [] => String::new(),
+            [one] => format!("; stage {one} is made again"),
+            several => format!("; stages {} are made again", several.join(", ")),
+        }
+    };
+    let told = match row.kind.as_str() {
+        "coordinator restarted" => "a coordinator started and went on with this build".to_owned(),
+        "results lost" => format!(
+            "what {} held is lost: {}{}",
+            text("agent"),
+            text("why"),
+            stages()
+        ),
+        "stage retried" => format!(
+            "stage {} is tried again: {}{}",
+            row.data["stage"],
+            text("why"),
+            stages()
+        ),
+        "image lost" => format!("the stage registry lost a result{}", stages()),
+        "cancelled" => format!("it was ended: {}", text("why")),
+        other => other.to_owned(),
+    };
+    wire::BuildEvent {
+        at: Some(time(row.at)),
+        kind: row.kind.clone(),
+        text: told,
     }
 }
 
@@ -175,15 +216,17 @@ fn transfer(view: &BuildView, row: &OutputRow) -> Option<wire::Transfer> {
         attempt.state == AttemptState::Succeeded
             && bindings.any(|b| b.edge == edge && b.digest.as_ref() == Some(digest))
     };
-    let to: Vec<u32> = view
+    let took = |attempt: &AttemptRow| attempt.fetched.get(&edge).copied().map_or(0, millis);
+    let (to, fetch_ms): (Vec<u32>, Vec<u64>) = view
         .attempts
         .iter()
         .filter(pulled)
-        .map(|a| a.stage.0)
-        .collect();
+        .map(|attempt| (attempt.stage.0, took(attempt)))
+        .unzip();
     (!to.is_empty()).then(|| wire::Transfer {
         from_stage: row.stage.0,
         to_stages: to,
+        fetch_ms,
         digest: digest.clone(),
         bytes: row.bytes.unwrap_or_default(),
     })
@@ -208,7 +251,58 @@ fn stage(view: &BuildView, row: &StageRow, attempts: Vec<wire::Attempt>) -> wire
             .iter()
             .map(|stage| stage.0)
             .collect(),
+        ready_at: ready_at(view, row).map(time),
+        exports: view
+            .outputs
+            .iter()
+            .filter(|output| output.stage == row.number)
+            .filter_map(export)
+            .collect(),
     }
+}
+
+/// When all that a stage takes was there as its last attempt took it: held by the same agent, or in the registry.
+fn ready_at(view: &BuildView, row: &StageRow) -> Option<DateTime<Utc>> {
+    let last = view.attempts.iter().rfind(|a| a.stage == row.number);
+    let bindings = last
+        .map(|attempt| &attempt.bindings[..])
+        .unwrap_or_default();
+    let mut ready = view.build.started_at?;
+    for output in &view.outputs {
+        let Output::Edge(edge) = output.output else {
+            continue;
+        };
+        if !output.consumers.contains(&row.number) {
+            continue;
+        }
+        if output.state == OutputState::Missing {
+            return None;
+        }
+        let fetched = bindings
+            .iter()
+            .any(|b| b.edge == edge && b.digest.is_some());
+        let there = if fetched {
+            output.exported_at
+        } else {
+            output.there_at
+        };
+        ready = ready.max(there?);
+    }
+    Some(ready)
+}
+
+fn export(row: &OutputRow) -> Option<wire::StageExport> {
+    let exported = row.state == OutputState::Exported;
+    exported.then(|| wire::StageExport {
+        name: row.name.clone(),
+        finished_at: row.exported_at.map(time),
+        took_ms: row.export_took.map_or(0, millis),
+        target: !matches!(row.output, Output::Edge(_)),
+    })
+}
+
+fn millis(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn attempt(row: &AttemptRow) -> wire::Attempt {
@@ -223,7 +317,37 @@ fn attempt(row: &AttemptRow) -> wire::Attempt {
         error: row.error.clone().unwrap_or_default(),
         vertices_cached: row.vertices_cached,
         vertices_run: row.vertices_run,
+        fetch_ms: row.fetched.values().copied().map(millis).max().unwrap_or(0),
     }
+}
+
+/// Something that an agent runs.
+pub(super) fn work(work: &Work) -> wire::Work {
+    wire::Work {
+        build: work.build.to_string(),
+        stage: work.stage.0,
+        name: work.name.clone(),
+        since: Some(time(work.since)),
+    }
+}
+
+/// What an engine's records come to.
+pub(super) fn engine_cache(records: &[UsageRecord]) -> wire::EngineCache {
+    let bytes = |record: &UsageRecord| u64::try_from(record.size).unwrap_or(0);
+    let idle = records.iter().filter(|record| !record.in_use);
+    wire::EngineCache {
+        bytes: records.iter().map(bytes).sum(),
+        records: records.len() as u64,
+        reclaimable_bytes: idle.map(bytes).sum(),
+    }
+}
+
+/// A moment that a client names.
+pub(super) fn moment(stamp: Timestamp) -> Result<DateTime<Utc>, Status> {
+    let nanos = u32::try_from(stamp.nanos).ok();
+    nanos
+        .and_then(|nanos| DateTime::from_timestamp(stamp.seconds, nanos))
+        .ok_or_else(|| Status::invalid_argument("that is no moment in time"))
 }
 
 /// An agent that holds what is needed of so many builds.
@@ -259,6 +383,8 @@ pub(super) fn agent(row: &AgentRow, holding: u32) -> wire::Agent {
         holding,
         entitlements: row.hello.entitlements.clone(),
         devices: row.hello.devices.clone(),
+        labels: row.hello.labels.clone().into_iter().collect(),
+        first_seen: Some(time(row.first_seen)),
     }
 }
 

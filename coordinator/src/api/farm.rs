@@ -1,14 +1,15 @@
 //! What people and programs ask a farm.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use croft_proto::v1 as wire;
-use croft_scheduler::BuildId;
 use croft_scheduler::fleet::Duty;
+use croft_scheduler::{AgentId, BuildId};
 use tonic::{Request, Response, Status};
 use wire::farm_server::Farm as Service;
 
-use super::convert;
+use super::{convert, log};
 use crate::control::Control;
 use crate::store::{AgentRow, BuildFilter, BuildRow, Found, StoreError};
 
@@ -18,6 +19,9 @@ const USUAL: u32 = 50;
 const MAX_REASON: usize = 1000;
 /// Builds in one list at most.
 const MOST: u32 = 1000;
+
+/// How long an agent's engine may take to say what its cache holds.
+const ENGINE: Duration = Duration::from_secs(5);
 
 /// The Farm service.
 pub struct Farm {
@@ -29,21 +33,8 @@ impl Farm {
         Self { control }
     }
 
-    /// The build that a person means.
     async fn find_build(&self, name: &str) -> Result<BuildId, Status> {
-        match self
-            .control
-            .store()
-            .build_find(name)
-            .await
-            .map_err(status)?
-        {
-            Found::One(id) => Ok(id),
-            Found::Several => Err(Status::invalid_argument(format!(
-                "{name:?} fits several builds: give more of the id"
-            ))),
-            Found::Nothing => Err(Status::not_found(format!("there is no build {name:?}"))),
-        }
+        find_build(&self.control, name).await
     }
 
     async fn build_row(&self, id: BuildId) -> Result<BuildRow, Status> {
@@ -59,19 +50,48 @@ impl Farm {
         Ok(rows.iter().map(agent).collect())
     }
 
-    async fn set_duty(&self, name: &str, duty: Duty) -> Result<wire::Agent, Status> {
-        let none = || Status::not_found(format!("the farm knows no agent {name:?}"));
+    async fn find_agent(&self, name: &str) -> Result<AgentId, Status> {
         let found = self.control.store().agent_find(name).await;
-        let id = found.map_err(status)?.ok_or_else(none)?;
-        let set = self.control.set_duty(id, duty).await;
-        set.map_err(|failure| Status::unavailable(failure.message))?;
+        found.map_err(status)?.ok_or_else(|| no_agent(name))
+    }
+
+    async fn agent(&self, id: AgentId, name: &str) -> Result<wire::Agent, Status> {
         let id = id.to_string();
         let mut agents = self.agents().await?.into_iter();
-        agents.find(|agent| agent.id == id).ok_or_else(none)
+        agents
+            .find(|agent| agent.id == id)
+            .ok_or_else(|| no_agent(name))
+    }
+
+    async fn set_duty(&self, name: &str, duty: Duty) -> Result<wire::Agent, Status> {
+        let id = self.find_agent(name).await?;
+        let set = self.control.set_duty(id, duty).await;
+        set.map_err(|failure| Status::unavailable(failure.message))?;
+        self.agent(id, name).await
     }
 }
 
-fn status(error: StoreError) -> Status {
+fn no_agent(name: &str) -> Status {
+    Status::not_found(format!("the farm knows no agent {name:?}"))
+}
+
+/// The build that a person means.
+pub(super) async fn find_build(control: &Control, name: &str) -> Result<BuildId, Status> {
+    let found = control.store().build_find(name).await;
+    match found.map_err(status)? {
+        Found::One(id) => Ok(id),
+        Found::Several => Err(Status::invalid_argument(format!(
+            "{name:?} fits several builds: give more of the id"
+        ))),
+        Found::Nothing => Err(Status::not_found(format!("there is no build {name:?}"))),
+    }
+}
+
+fn given(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+pub(super) fn status(error: StoreError) -> Status {
     Status::unavailable(format!("the farm's database: {error}"))
 }
 
@@ -91,6 +111,10 @@ impl Service for Farm {
         });
         let filter = BuildFilter {
             states: states.collect::<Result<_, _>>()?,
+            project: given(asked.project),
+            platform: given(asked.platform),
+            since: asked.since.map(convert::moment).transpose()?,
+            published: given(asked.published),
             limit: match asked.limit {
                 0 => USUAL,
                 limit => limit.min(MOST),
@@ -159,6 +183,79 @@ impl Service for Farm {
         let build = convert::build(&self.build_row(id).await?);
         Ok(Response::new(wire::CancelBuildResponse {
             build: Some(build),
+        }))
+    }
+
+    type ReadLogStream = log::Pieces;
+
+    async fn read_log(
+        &self,
+        request: Request<wire::ReadLogRequest>,
+    ) -> Result<Response<Self::ReadLogStream>, Status> {
+        let pieces = log::read(Arc::clone(&self.control), request.into_inner()).await?;
+        Ok(Response::new(pieces))
+    }
+
+    async fn remove_build(
+        &self,
+        request: Request<wire::RemoveBuildRequest>,
+    ) -> Result<Response<wire::RemoveBuildResponse>, Status> {
+        let id = self.find_build(&request.into_inner().id).await?;
+        let row = self.build_row(id).await?;
+        match self.control.remove(id).await {
+            Ok(true) => Ok(Response::new(wire::RemoveBuildResponse {
+                build: Some(convert::build(&row)),
+            })),
+            Ok(false) => Err(Status::failed_precondition(format!(
+                "build {id} is not over: it is {}; cancel it first",
+                row.state
+            ))),
+            Err(failure) => Err(Status::unavailable(failure.message)),
+        }
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<wire::GetAgentRequest>,
+    ) -> Result<Response<wire::GetAgentResponse>, Status> {
+        let name = request.into_inner().agent;
+        let id = self.find_agent(&name).await?;
+        let store = self.control.store();
+        let work = store.agent_work(id).await.map_err(status)?;
+        let known = store.agent_cache(id).await.map_err(status)?;
+        let usage = tokio::time::timeout(ENGINE, self.control.agent_usage(id)).await;
+        Ok(Response::new(wire::GetAgentResponse {
+            agent: Some(self.agent(id, &name).await?),
+            work: work.iter().map(convert::work).collect(),
+            // Agents that are away can't be asked, and that is no reason to say nothing of them.
+            cache: usage
+                .ok()
+                .and_then(Result::ok)
+                .map(|records| convert::engine_cache(&records)),
+            known_commands: known.commands,
+            known_mounts: known.mounts,
+        }))
+    }
+
+    async fn remove_agent(
+        &self,
+        request: Request<wire::RemoveAgentRequest>,
+    ) -> Result<Response<wire::RemoveAgentResponse>, Status> {
+        let name = request.into_inner().agent;
+        let id = self.find_agent(&name).await?;
+        let agent = self.agent(id, &name).await?;
+        let forgotten = self.control.forget_agent(id).await;
+        if !forgotten.map_err(|failure| Status::unavailable(failure.message))? {
+            let why = match agent.state.as_str() {
+                "connected" => "is connected: stop croft-agent there first",
+                _ => {
+                    "is still counted on by a running build, until its lease ends: try again shortly"
+                }
+            };
+            return Err(Status::failed_precondition(format!("{} {why}", agent.name)));
+        }
+        Ok(Response::new(wire::RemoveAgentResponse {
+            agent: Some(agent),
         }))
     }
 

@@ -5,6 +5,7 @@
 mod convert;
 mod farm;
 mod fleet;
+mod log;
 mod plan;
 mod protocol;
 mod tunnel;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::Control;
 use super::failure::{Failure, Result};
-use crate::store::BuildEnd;
+use crate::store::{BuildEnd, StoreError};
 
 impl Control {
     /// Ends a build that lives. Its client hears the reason; what runs of it is cancelled. False if it was over already.
@@ -34,6 +34,30 @@ impl Control {
             .await;
         tracing::info!(%build, reason, "a build is cancelled");
         Ok(true)
+    }
+
+    /// Deletes a build that is over, with all that is known of it. False if it isn't over.
+    pub async fn remove(&self, build: BuildId) -> Result<bool> {
+        // What comes later of its log would have nowhere to go.
+        if self.build(build).is_none() {
+            self.recorded(build).await;
+        }
+        let removed = not_stale(self.store.build_remove(build).await)?;
+        if removed {
+            self.note(None, "build removed", json!({"id": build})).await;
+        }
+        Ok(removed)
+    }
+
+    /// Forgets an agent until it connects again. False if it is connected, or a running build counts on it.
+    pub async fn forget_agent(&self, agent: AgentId) -> Result<bool> {
+        let forgotten = not_stale(self.store.agent_forget(agent).await)?;
+        if forgotten {
+            self.note(None, "agent forgotten", json!({"id": agent}))
+                .await;
+            self.fleet_changed();
+        }
+        Ok(forgotten)
     }
 
     /// Has an agent take no new work, or take it again; it stays so when it goes and comes back.
@@ -65,5 +89,14 @@ impl Control {
             self.cancel(build, &reason).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether something was changed.
+fn not_stale(changed: std::result::Result<(), StoreError>) -> Result<bool> {
+    match changed {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_stale() => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
 use croft_proto::v1 as wire;
+use croft_scheduler::AgentId;
 use futures::Stream;
 use prost::Message as _;
 use wire::answer::Answer;
@@ -22,22 +23,20 @@ impl Control {
         let bytes = request.encode_to_vec();
         let asked = self.everyone(|| Ask::DiskUsage(bytes.clone()));
         let answers = asked.into_iter().map(|(agent, answers)| async move {
-            match answers.one().await? {
-                Answer::DiskUsage(bytes) => {
-                    let usage: api::DiskUsageResponse = decode("an agent's disk usage", &bytes)?;
-                    let records = usage.record.into_iter().map(|r| of_agent(&agent, r));
-                    Ok(records.collect::<Vec<_>>())
-                }
-                _ => Err(Failure::farm(
-                    "an agent answered something else than its disk usage",
-                )),
-            }
+            let records = usage(answers).await?.into_iter();
+            Ok::<_, Failure>(records.map(|r| of_agent(&agent, r)).collect::<Vec<_>>())
         });
         let mut records = Vec::new();
         for answer in futures::future::join_all(answers).await {
             records.extend(answer?);
         }
         Ok(records)
+    }
+
+    /// All records of one agent's engine, which must be connected.
+    pub async fn agent_usage(&self, agent: AgentId) -> Result<Vec<api::UsageRecord>> {
+        let request = api::DiskUsageRequest::default().encode_to_vec();
+        usage(self.fleet.ask(agent, Ask::DiskUsage(request))?).await
     }
 
     /// Frees what the request names on all connected agents at once, and tells what was freed as it goes.
@@ -76,6 +75,18 @@ impl Control {
             ))
         };
         self.fleet.connected().into_iter().filter_map(ask).collect()
+    }
+}
+
+async fn usage(answers: Answers) -> Result<Vec<api::UsageRecord>> {
+    match answers.one().await? {
+        Answer::DiskUsage(bytes) => {
+            let usage: api::DiskUsageResponse = decode("an agent's disk usage", &bytes)?;
+            Ok(usage.record)
+        }
+        _ => Err(Failure::farm(
+            "an agent answered something else than its disk usage",
+        )),
     }
 }
 

@@ -144,7 +144,7 @@ impl Store {
                  frontend_caps = EXCLUDED.frontend_caps, disk_total = EXCLUDED.disk_total,
                  disk_free = EXCLUDED.disk_free, entitlements = EXCLUDED.entitlements,
                  devices = EXCLUDED.devices, state = 'connected', healthy = true, condition = 'ready',
-                 epoch = agents.epoch + 1, last_seen = now()
+                 forgotten_at = NULL, epoch = agents.epoch + 1, last_seen = now()
              RETURNING id, epoch, draining",
             new.0,
             hello.name,
@@ -295,7 +295,7 @@ impl Store {
     /// The agent of this name or id.
     pub async fn agent_find(&self, name: &str) -> Result<Option<AgentId>, StoreError> {
         let id = sqlx::query_scalar!(
-            "SELECT id FROM agents WHERE name = $1 OR id::text = $1 ORDER BY name = $1 DESC LIMIT 1",
+            "SELECT id FROM agents WHERE (name = $1 OR id::text = $1) AND forgotten_at IS NULL ORDER BY name = $1 DESC LIMIT 1",
             name
         )
         .fetch_optional(&mut *self.connection().await?)
@@ -332,7 +332,7 @@ pub(super) async fn agent_rows(
 ) -> Result<Vec<AgentRow>, StoreError> {
     let rows = sqlx::query!(
         r#"SELECT a.*, (SELECT count(*) FROM attempts AS t WHERE t.agent = a.id AND t.state IN ('offered', 'running')) AS "running!"
-           FROM agents AS a ORDER BY a.name"#
+           FROM agents AS a WHERE a.forgotten_at IS NULL ORDER BY a.name"#
     )
     .fetch_all(connection)
     .await?;

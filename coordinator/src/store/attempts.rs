@@ -1,5 +1,8 @@
 //! Attempts: who tries a stage, under which lease and token. What agents report of them is in `reports`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use croft_planner::{EdgeId, StageId};
 use croft_scheduler::fleet::AHEAD_FACTOR;
@@ -9,7 +12,7 @@ use croft_scheduler::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::convert::{int, millis, read, token, token_int, uint};
+use super::convert::{int, millis, read, token, token_int, ubigint, uint};
 use super::wake::WAKE_CHANNEL;
 use super::{Epoch, Store, StoreError, Wake};
 
@@ -103,6 +106,8 @@ pub struct AttemptRow {
     pub vertices_run: u32,
     /// What stands for each of its inputs.
     pub bindings: Vec<Binding>,
+    /// How long its engine took to fetch and unpack inputs, as far as it fetched any.
+    pub fetched: BTreeMap<EdgeId, Duration>,
 }
 
 /// What a statement gives of an attempt that lives.
@@ -344,7 +349,8 @@ pub(super) async fn attempt_rows(
     let rows = sqlx::query!(
         r#"SELECT t.id, t.stage, t.agent, a.name AS agent_name, t.token, t.state, t.reason, t.lease_until, t.created_at,
                   t.started_at, t.finished_at, t.failure, t.error, t.vertices_cached, t.vertices_run,
-                  t.bound_edges, t.bound_digests AS "bound_digests: Vec<Option<String>>"
+                  t.bound_edges, t.bound_digests AS "bound_digests: Vec<Option<String>>",
+                  t.fetched_ms AS "fetched_ms: Vec<Option<i64>>"
            FROM attempts AS t JOIN agents AS a ON a.id = t.agent
            WHERE t.build = $1 ORDER BY t.stage, t.token"#,
         build.0,
@@ -352,6 +358,15 @@ pub(super) async fn attempt_rows(
     .fetch_all(connection)
     .await?;
     let rows = rows.into_iter().map(|row| {
+        let fetched = row
+            .bound_edges
+            .iter()
+            .zip(row.fetched_ms.unwrap_or_default());
+        let fetched = fetched.filter_map(|(edge, ms)| {
+            let took = Duration::from_millis(ubigint(ms?));
+            Some((EdgeId(uint(*edge)), took))
+        });
+        let fetched = fetched.collect();
         let bindings = row.bound_edges.into_iter().zip(row.bound_digests);
         Ok(AttemptRow {
             id: AttemptId(row.id),
@@ -378,6 +393,7 @@ pub(super) async fn attempt_rows(
                     digest,
                 })
                 .collect(),
+            fetched,
         })
     });
     rows.collect()

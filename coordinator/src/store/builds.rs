@@ -82,6 +82,14 @@ pub struct BuildRow {
 pub struct BuildFilter {
     /// Only these; empty means all.
     pub states: Vec<BuildState>,
+    /// Only those of this project.
+    pub project: Option<String>,
+    /// Only those for this platform among others, as the client asked for it.
+    pub platform: Option<String>,
+    /// Only those that came then or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Only those that published this: a `repository:tag`, or a repository under any tag.
+    pub published: Option<String>,
     /// At most so many.
     pub limit: u32,
 }
@@ -182,7 +190,8 @@ impl Store {
         .await
     }
 
-    /// Ends a build, and with it all its stages and attempts that live. Returns those attempts: their agents are to be told.
+    /// Ends a build, and with it all its stages and attempts that live, and the tags that it would still have moved. Returns those attempts:
+    /// their agents are to be told.
     pub async fn build_end(
         &self,
         build: BuildId,
@@ -232,6 +241,14 @@ impl Store {
         )
         .fetch_all(&mut *tx)
         .await?;
+        // What is not known to be done by now won't be.
+        sqlx::query!(
+            "UPDATE publications SET state = 'left', error = $2 WHERE build = $1 AND state = 'intended'",
+            build.0,
+            format!("its build {state} before this was tried or known to be done"),
+        )
+        .execute(&mut *tx)
+        .await?;
         wake(&mut tx, &[Wake::Build(build), Wake::Placement]).await?;
         tx.commit().await?;
         Ok(cancelled.into_iter().map(LiveAttempt::from).collect())
@@ -247,11 +264,10 @@ impl Store {
     /// Builds, newest first.
     pub async fn build_list(&self, filter: &BuildFilter) -> Result<Vec<BuildRow>, StoreError> {
         self.again(|| async {
-            let states: Vec<String> = filter.states.iter().map(ToString::to_string).collect();
             build_rows(
                 &mut *self.connection().await?,
                 None,
-                &states,
+                filter,
                 filter.limit.into(),
             )
             .await
@@ -262,11 +278,11 @@ impl Store {
     /// All builds that have not ended, oldest first: what a coordinator that starts goes on with.
     pub async fn build_live(&self) -> Result<Vec<BuildRow>, StoreError> {
         self.again(|| async {
-            let live = BuildState::ALL
-                .iter()
-                .filter(|state| !state.is_final())
-                .map(ToString::to_string);
-            let live: Vec<String> = live.collect();
+            let live = BuildState::ALL.iter().filter(|state| !state.is_final());
+            let live = BuildFilter {
+                states: live.copied().collect(),
+                ..BuildFilter::default()
+            };
             let mut rows =
                 build_rows(&mut *self.connection().await?, None, &live, i64::MAX).await?;
             rows.reverse();
@@ -312,6 +328,20 @@ impl Store {
         .await
     }
 
+    /// Deletes a build that is over, with all that belongs to it. Stale if it isn't, or is gone.
+    pub async fn build_remove(&self, build: BuildId) -> Result<(), StoreError> {
+        self.again(|| async {
+            let done = sqlx::query!(
+                "DELETE FROM builds WHERE id = $1 AND finished_at IS NOT NULL",
+                build.0
+            )
+            .execute(&mut *self.connection().await?)
+            .await?;
+            changed(done.rows_affected(), "the build")
+        })
+        .await
+    }
+
     /// The bytes from which the build's plan can be made again; `None` while it is planned.
     pub async fn build_plan_source(&self, build: BuildId) -> Result<Option<Vec<u8>>, StoreError> {
         self.again(|| async {
@@ -328,16 +358,18 @@ pub(super) async fn build_row(
     connection: &mut PgConnection,
     build: BuildId,
 ) -> Result<Option<BuildRow>, StoreError> {
-    Ok(build_rows(connection, Some(build.0), &[], 1).await?.pop())
+    let all = BuildFilter::default();
+    Ok(build_rows(connection, Some(build.0), &all, 1).await?.pop())
 }
 
-/// The one statement that reads builds: by id, or by states.
+/// The one statement that reads builds: by id, or by what the filter says.
 async fn build_rows(
     connection: &mut PgConnection,
     id: Option<Uuid>,
-    states: &[String],
+    filter: &BuildFilter,
     limit: i64,
 ) -> Result<Vec<BuildRow>, StoreError> {
+    let states: Vec<String> = filter.states.iter().map(ToString::to_string).collect();
     let rows = sqlx::query!(
         r#"SELECT id, client_ref, project, priority, state, error, platforms, build_platform, session, frontend,
                 created_at, started_at, finished_at, deadline, response, digest,
@@ -346,11 +378,20 @@ async fn build_rows(
                           ORDER BY p.repository, p.tag) AS "published!: Vec<String>"
              FROM builds
          WHERE ($1::uuid IS NULL OR id = $1) AND (cardinality($2::text[]) = 0 OR state = ANY ($2))
+           AND ($4::text IS NULL OR project = $4) AND ($5::text IS NULL OR $5 = ANY (platforms))
+           AND ($6::timestamptz IS NULL OR created_at >= $6)
+           AND ($7::text IS NULL OR EXISTS (SELECT FROM publications AS p
+                                            WHERE p.build = builds.id AND p.state = 'published'
+                                              AND $7 IN (p.repository, p.repository || ':' || p.tag)))
          ORDER BY created_at DESC, id DESC
          LIMIT $3"#,
         id,
-        states,
+        &states,
         limit,
+        filter.project,
+        filter.platform,
+        filter.since,
+        filter.published,
     )
     .fetch_all(connection)
     .await?;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use croft_scheduler::BuildId;
 use serde_json::Value;
+use sqlx::PgConnection;
 
 use super::{Store, StoreError};
 
@@ -48,15 +49,23 @@ impl Store {
         after: i64,
         limit: u32,
     ) -> Result<Vec<EventRow>, StoreError> {
-        self.again(|| async {
-        let rows = sqlx::query_as!(
-            EventRow,
-            "SELECT id, at, kind, data FROM events WHERE build = $1 AND id > $2 ORDER BY id LIMIT $3",
-            build.0,
-            after,
-            i64::from(limit),
-        );
-        Ok(rows.fetch_all(&mut *self.connection().await?).await?)
-    }).await
+        self.again(async || event_rows(&mut *self.connection().await?, build, after, limit).await)
+            .await
     }
+}
+
+pub(super) async fn event_rows(
+    connection: &mut PgConnection,
+    build: BuildId,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<EventRow>, StoreError> {
+    let rows = sqlx::query_as!(
+        EventRow,
+        "SELECT id, at, kind, data FROM events WHERE build = $1 AND id > $2 ORDER BY id LIMIT $3",
+        build.0,
+        after,
+        i64::from(limit),
+    );
+    Ok(rows.fetch_all(connection).await?)
 }

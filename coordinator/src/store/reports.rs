@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use croft_planner::{CacheIdentity, StageId};
+use croft_planner::{CacheIdentity, EdgeId, StageId};
 use croft_scheduler::{AgentId, BuildId, FailureKind, FarmBudget, Retry, StageKey, retry};
 use sqlx::PgConnection;
 
@@ -30,6 +30,8 @@ pub struct AttemptDone {
     pub vertices_run: u32,
     /// What its commands took, by cache identity, as far as it is known. Remembered for placement.
     pub costs: Vec<(CacheIdentity, Duration)>,
+    /// How long its engine took to fetch and unpack inputs, as far as it fetched any and that is known.
+    pub fetched: Vec<(EdgeId, Duration)>,
 }
 
 /// An attempt that went wrong.
@@ -102,11 +104,16 @@ impl Store {
         if !done.outputs.is_empty() {
             outputs_done(&mut tx, &attempt, &done.outputs).await?;
         }
+        let fetched = done.fetched.iter().map(|(edge, took)| (int(edge.0), millis(*took)));
+        let (edges, fetched): (Vec<i32>, Vec<i64>) = fetched.unzip();
         let rows = sqlx::query!(
             "WITH ended AS (
                  UPDATE attempts
                  SET state = 'succeeded', finished_at = now(), started_at = COALESCE(started_at, now()),
-                     vertices_cached = $2, vertices_run = $3
+                     vertices_cached = $2, vertices_run = $3,
+                     fetched_ms = ARRAY(SELECT f.ms FROM UNNEST(bound_edges) WITH ORDINALITY AS e (edge, place)
+                                        LEFT JOIN UNNEST($4::int[], $5::bigint[]) AS f (edge, ms) ON f.edge = e.edge
+                                        ORDER BY e.place)
                  WHERE id = $1 AND state IN ('offered', 'running')
                  RETURNING build, stage
              )
@@ -118,6 +125,8 @@ impl Store {
             held.attempt.0,
             int(done.vertices_cached),
             int(done.vertices_run),
+            &edges,
+            &fetched,
         )
         .execute(&mut *tx)
         .await?

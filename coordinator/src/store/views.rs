@@ -16,11 +16,13 @@ use uuid::Uuid;
 use super::agents::agent_rows;
 use super::attempts::attempt_rows;
 use super::convert::{int, platforms, timestamp, ubigint, uint};
+use super::events::event_rows;
 use super::outputs::output_rows;
 use super::publications::publication_rows;
 use super::stages::stage_rows;
 use super::{
-    AgentRow, AttemptRow, BuildRow, OutputRow, PublicationRow, StageRow, Store, StoreError,
+    AgentRow, AttemptRow, BuildRow, EventRow, OutputRow, PublicationRow, StageRow, Store,
+    StoreError,
 };
 
 /// What the scheduler decides on.
@@ -60,7 +62,12 @@ pub struct BuildView {
     pub attempts: Vec<AttemptRow>,
     /// What it publishes.
     pub publications: Vec<PublicationRow>,
+    /// The first things that happened to it.
+    pub events: Vec<EventRow>,
 }
+
+/// Events of one build that are shown: more say no more.
+const EVENTS: u32 = 200;
 
 impl Store {
     /// The fleet with what it runs, but not what it holds: enough to say what it can run at all.
@@ -154,6 +161,7 @@ impl Store {
                 outputs: output_rows(&mut tx, build).await?,
                 attempts: attempt_rows(&mut tx, build).await?,
                 publications: publication_rows(&mut tx, build).await?,
+                events: event_rows(&mut tx, build, 0, EVENTS).await?,
             };
             tx.commit().await?;
             Ok(Some(view))

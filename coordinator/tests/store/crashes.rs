@@ -186,6 +186,7 @@ fn made(
         _ => unreachable!("one input"),
     };
     let exported = Some(Exported {
+        took: None,
         digest,
         ..exported("")
     });

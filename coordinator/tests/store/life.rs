@@ -298,6 +298,7 @@ async fn builds_are_listed_newest_first_and_by_state() {
         let filter = BuildFilter {
             states: states.to_vec(),
             limit,
+            ..BuildFilter::default()
         };
         db.store
             .build_list(&filter)
