@@ -3,99 +3,16 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Output, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use croft_buildkit::gateway::BuildRef;
-use croft_local::{Access, BaseImage, Registry, RegistryOptions, Workbench};
-use support::proxy::Running;
-use tempfile::TempDir;
+use croft_local::{Access, BaseImage, Registry, RegistryOptions};
+use support::buildx::{Bench, failed, succeeded, text};
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 const SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 const SECRET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
-
-/// A proxy, and a buildx that knows of nothing else.
-struct Bench {
-    proxy: Running,
-    folder: TempDir,
-}
-
-impl Bench {
-    async fn start() -> Self {
-        let proxy = Running::start(Workbench::shared().unwrap().engine.address()).await;
-        let bench = Self {
-            proxy,
-            folder: tempfile::tempdir().unwrap(),
-        };
-        for folder in ["buildx", "docker", "context"] {
-            fs::create_dir(bench.path(folder)).unwrap();
-        }
-        let address = format!("tcp://{}", bench.proxy.server.address);
-        succeeded(
-            bench
-                .buildx(&[
-                    "create", "--name", "proxy", "--driver", "remote", &address, "--use",
-                ])
-                .await,
-        );
-        bench
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    async fn buildx(&self, args: &[&str]) -> Output {
-        let mut command = croft_local::buildx().unwrap().command();
-        command
-            .args(args)
-            .current_dir(self.folder.path())
-            .env("BUILDX_CONFIG", self.path("buildx"))
-            .env("DOCKER_CONFIG", self.path("docker"))
-            .env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
-        tokio::process::Command::from(command)
-            .kill_on_drop(true)
-            .output()
-            .await
-            .unwrap()
-    }
-
-    /// Builds `dockerfile` in the context, without cache.
-    async fn build(&self, dockerfile: &str, args: &[&str]) -> Output {
-        self.write("context/Dockerfile", dockerfile);
-        self.buildx(
-            &[
-                &["build", "--progress", "plain", "--no-cache", "context"],
-                args,
-            ]
-            .concat(),
-        )
-        .await
-    }
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-fn succeeded(output: Output) -> String {
-    assert!(output.status.success(), "{}", text(&output));
-    text(&output)
-}
-
-fn failed(output: Output) -> String {
-    assert!(!output.status.success(), "{}", text(&output));
-    text(&output)
-}
 
 fn read(path: impl AsRef<Path>) -> Vec<u8> {
     fs::read(path).unwrap()

@@ -1,6 +1,7 @@
 //! What several tests need: a daemon that only takes sessions, and clients that open them.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod buildx;
 pub mod llb;
 pub mod proxy;
 
@@ -94,6 +95,9 @@ pub async fn serve(
     let address = listener.local_addr().unwrap();
     let routes = runtime.spawn(routes).await.unwrap();
     let server = Server::builder()
+        // HTTP/2 takes small pieces for an attack once they are many for the window.
+        .initial_stream_window_size(2 << 20)
+        .initial_connection_window_size(16 << 20)
         .http2_max_header_list_size(croft_buildkit::HEADER_LIMIT)
         .add_routes(routes);
     runtime.spawn(async move {
