@@ -55,6 +55,7 @@ async fn route(control: &Control, mut request: Request) -> Result<SessionRespons
         }
         request = whole;
     }
+    build.admit_call(&mut request)?;
     let Some(client) = control.sessions().get(&session) else {
         return build
             .answer_alone(agent, request.uri().path())

@@ -120,6 +120,7 @@ fn refused(what: &str) -> String {
 fn wanted(path: &str) -> &'static str {
     match path.trim_start_matches('/').split('/').next() {
         Some("moby.filesync.v1.FileSync" | "moby.upload.v1.Upload") => "its files",
+        Some("moby.filesync.v1.FileSend") => "its folder for the output",
         Some("moby.buildkit.secrets.v1.Secrets") => "its secrets",
         Some("moby.sshforward.v1.SSH") => SSH,
         Some("containerd.services.content.v1.Content") => "its OCI layouts",

@@ -14,9 +14,12 @@ use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::alone::Want;
+use super::course::Course;
+use super::deliver::Sent;
 use super::failure::{Failure, Result};
-use super::image::{OciPlatform, Outputs, Shape};
+use super::image::{OciPlatform, Shape};
 use super::images::Images;
+use super::outputs::Outputs;
 use super::progress::{Progress, Step};
 use super::sessions::Sessions;
 
@@ -140,6 +143,8 @@ pub(super) struct Live {
     children: Vec<Arc<Build>>,
     /// What was wanted of a client that is gone.
     pub(super) wanted: BTreeSet<Want>,
+    /// What its client was sent.
+    pub(super) sent: Sent,
 }
 
 /// A stage that waits.
@@ -168,6 +173,9 @@ pub struct Planned {
     /// What becomes of them.
     pub outputs: Outputs,
     bound: Mutex<HashMap<(Output, AgentId), Arc<Bound>>>,
+    /// When the layers were made of results that are images in the stage registry, as the engines that made them say.
+    histories: Mutex<HashMap<EdgeId, serde_json::Value>>,
+    course: Mutex<Course>,
 }
 
 impl Planned {
@@ -177,12 +185,45 @@ impl Planned {
             results,
             outputs,
             bound: Mutex::default(),
+            histories: Mutex::default(),
+            course: Mutex::default(),
         }
+    }
+
+    /// Remembers the history of the image of a result that is handed out.
+    pub fn made(&self, edge: EdgeId, history: serde_json::Value) {
+        let mut histories = self
+            .histories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        histories.insert(edge, history);
+    }
+
+    /// The history of the image of a result, if it is known.
+    pub fn history(&self, edge: EdgeId) -> Option<serde_json::Value> {
+        let histories = self
+            .histories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        histories.get(&edge).cloned()
     }
 
     /// Remembers the definition with which an agent makes an output.
     pub fn bind(&self, output: Output, agent: AgentId, bound: Arc<Bound>) {
+        let stage = match output {
+            Output::Edge(edge) => self.plan.edge(edge).map(|edge| edge.producer),
+            Output::Target(target) => self.plan.target(target).map(|target| target.stage),
+            Output::Delivery => None,
+        };
+        if let Some(stage) = stage {
+            self.course().bound(stage, agent, &bound);
+        }
         self.lock().insert((output, agent), bound);
+    }
+
+    /// What its engines told in passing.
+    pub(super) fn course(&self) -> MutexGuard<'_, Course> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether stages may go ahead of an output to the agent that is making it. Not if its cache is to be ignored: what takes a result
@@ -424,9 +465,9 @@ impl Build {
         stage.map(|s| s.name.clone()).unwrap_or_default()
     }
 
-    /// What an export of an output is called in the progress: an image as plain BuildKit calls it.
-    pub(super) fn export_title(&self, output: Output) -> String {
-        let title = self.planned().and_then(|planned| match output {
+    /// What an export of an output is called in the progress: an image as plain BuildKit calls it. `None`: as its engine does.
+    pub(super) fn export_title(&self, output: Output) -> Option<String> {
+        self.planned().and_then(|planned| match output {
             Output::Edge(edge) => {
                 let edge = planned.plan.edge(edge)?;
                 Some(format!("exporting {} for other agents", edge.name))
@@ -438,15 +479,16 @@ impl Build {
                     format!("[{}] exporting to image", target.platform)
                 }
             }),
-        });
-        title.unwrap_or_else(|| "exporting a result".to_owned())
+            // Engines say themselves what they export.
+            Output::Delivery => None,
+        })
     }
 
     /// An engine's error in the words of whoever asked for the build.
     pub(super) fn in_clients_words(&self, error: &str) -> String {
-        match &self.request.outputs {
-            Outputs::Image(image) => image.as_named(error),
-            Outputs::Keep => error.to_owned(),
+        match self.request.outputs.image() {
+            Some(image) => image.as_named(error),
+            None => error.to_owned(),
         }
     }
 

@@ -18,9 +18,8 @@ use super::Control;
 use super::build::{Build, Planned, Tell};
 use super::events::{exported_digest, output_name};
 use super::failure::{Failure, Kind, Result};
-use super::image::Outputs;
-use super::images;
 use super::stages::Compression;
+use super::{deliver, images};
 use crate::store::{self, Epoch, Hold, NewAttempt, OutputState, Snapshot, Wake, Wants};
 
 /// How often the loop looks though nobody woke it: a wake may be missed.
@@ -379,6 +378,15 @@ impl Offering<'_> {
     ) -> Result<Vec<wire::Output>> {
         let mut outputs = Vec::new();
         for output in self.planned.plan.outputs_of(self.stage) {
+            if let (Output::Delivery, Some(delivery)) = (output, self.planned.outputs.delivery()) {
+                let delivery = deliver::written(self.build, self.planned, delivery, bindings)?;
+                outputs.push(wire::Output {
+                    id: output_name(output),
+                    delivery: Some(delivery),
+                    ..wire::Output::default()
+                });
+                continue;
+            }
             let bound = self
                 .planned
                 .plan
@@ -392,6 +400,7 @@ impl Offering<'_> {
                     None => Vec::new(),
                 },
                 export: self.export_of(control, fleet, &bound),
+                delivery: None,
             });
             self.planned.bind(output, self.agent, bound);
         }
@@ -420,12 +429,11 @@ impl Offering<'_> {
                 elsewhere.then(|| export_of_edge(control, self.build, self.planned, edge, bound))
             }
             Output::Target(target) => {
-                let Outputs::Image(image) = &self.planned.outputs else {
-                    return None;
-                };
+                let image = self.planned.outputs.image()?;
                 let target = self.planned.plan.target(target)?;
                 Some(export_of_target(self.build, self.planned, image, target))
             }
+            Output::Delivery => None,
         }
     }
 }
@@ -439,20 +447,23 @@ fn export_of_edge(
     bound: &Bound,
 ) -> wire::Export {
     let part = planned.plan.part_of(bound);
-    let compression = match (&part, &build.request.outputs) {
-        (Some(_), _) => Compression::ForTransfer,
+    let compression = match part {
+        Some(_) => Compression::ForTransfer,
         // Layers of a whole root end up in the user's image as they are compressed here.
-        (None, Outputs::Image(image)) => Compression::OfImage(image.compression()),
-        (None, Outputs::Keep) => Compression::OfImage(None),
+        None => Compression::OfImage(build.request.outputs.compression()),
     };
+    let mut attrs = control.stages.export_attrs(edge, compression);
+    if let Some(config) = deliver::config_of_edge(planned, edge.id) {
+        // The engine says in it when each layer was made, and that is handed out with the layers.
+        attrs.insert("containerimage.config".to_owned(), config);
+        attrs.remove("source-date-epoch");
+    }
     wire::Export {
         r#type: "image".to_owned(),
-        attrs: control
-            .stages
-            .export_attrs(edge, compression)
-            .into_iter()
-            .collect(),
-        title: build.export_title(Output::Edge(edge.id)),
+        attrs: attrs.into_iter().collect(),
+        title: build
+            .export_title(Output::Edge(edge.id))
+            .unwrap_or_default(),
         definition: part.map(|part| part.encode_to_vec()).unwrap_or_default(),
     }
 }
@@ -484,7 +495,9 @@ fn export_of_target(
     wire::Export {
         r#type: "image".to_owned(),
         attrs: attrs.into_iter().collect(),
-        title: build.export_title(Output::Target(target.id)),
+        title: build
+            .export_title(Output::Target(target.id))
+            .unwrap_or_default(),
         definition: Vec::new(),
     }
 }
@@ -514,6 +527,7 @@ fn export(control: &Arc<Control>, build: &Arc<Build>, edge: EdgeId, snapshot: &S
                 // The stages that wait for it try again with the round after that.
                 Retry::After(pause) if failure.kind != Kind::Build => {
                     let title = build.export_title(Output::Edge(edge));
+                    let title = title.unwrap_or_default();
                     let step = build
                         .progress()
                         .step(&format!("[croft] {title}: tried again"));
@@ -558,6 +572,7 @@ async fn export_held(
             id: output_name(Output::Edge(edge)),
             definition: bound.definition.encode_to_vec(),
             export: Some(export_of_edge(control, build, planned, cut, &bound)),
+            delivery: None,
         }),
     });
     let Answer::Exported(answer) = control.fleet.ask(holder, question)?.one().await? else {

@@ -13,12 +13,13 @@ use prost::Message as _;
 use serde_json::json;
 use wire::coordinator_message::Message;
 
+use super::build::Rank;
 use super::failure::{Failure, Kind, Result};
 use super::fleet::Ends;
 use super::progress::Source;
 use super::{Build, Control};
 use crate::store::{
-    AttemptDone, AttemptEnd, AttemptFailure, Epoch, Heartbeat, Held, Hello, Invalidated,
+    AttemptDone, AttemptEnd, AttemptFailure, Epoch, Exported, Heartbeat, Held, Hello, Invalidated,
     LiveAttempt, Outcome, OutputDone, StoreError,
 };
 
@@ -226,11 +227,22 @@ impl Control {
             true => Source::Keeper,
             false => Source::Export {
                 id: format!("{}/{}", said.attempt, said.output),
-                title: output_of(&said.output)
-                    .map(|output| build.export_title(output))
-                    .unwrap_or_default(),
+                title: output_of(&said.output).and_then(|output| build.export_title(output)),
             },
         };
+        if let Some(planned) = build.planned() {
+            match (&source, output_of(&said.output)) {
+                (Source::Keeper, _) if build.rank() == Rank::Outer => {
+                    for (digest, stage) in planned.course().hear(from.agent, &status) {
+                        build.progress().belongs(&from.name, digest, stage);
+                    }
+                }
+                (Source::Export { .. }, Some(output)) => {
+                    planned.course().hear_export(output, &status);
+                }
+                _ => {}
+            }
+        }
         build.progress().report(&from.name, &source, status);
     }
 
@@ -241,6 +253,12 @@ impl Control {
             return Ok(());
         };
         let exported = match exported_digest(&said.exporter_response) {
+            None if output == Output::Delivery => Some(Exported {
+                digest: String::new(),
+                bytes: 0,
+                took: None,
+                response: said.exporter_response.into_iter().collect(),
+            }),
             None => None,
             Some(digest) => {
                 let build = self.build_trying(held.attempt).map(|build| build.id());
@@ -263,6 +281,7 @@ impl Control {
                 let done = AttemptDone {
                     vertices_cached: done.vertices_cached,
                     vertices_run: done.vertices_run,
+                    fetched: self.fetched(from.agent, held.attempt),
                     ..AttemptDone::default()
                 };
                 self.store.attempt_succeed(from.agent, held, &done).await
@@ -330,6 +349,18 @@ impl Control {
     ) -> Option<Failure> {
         self.build_trying(attempt)?
             .for_want_of_client(agent, attempt, failure)
+    }
+
+    /// How long an agent's engine fetched what an attempt takes, as far as it did.
+    fn fetched(&self, agent: AgentId, attempt: AttemptId) -> Vec<(EdgeId, Duration)> {
+        let Some(build) = self.build_trying(attempt) else {
+            return Vec::new();
+        };
+        let Some((planned, stage)) = build.planned().zip(build.tried(attempt)) else {
+            return Vec::new();
+        };
+        let inputs = planned.plan.stage(stage).map(|stage| &stage.inputs[..]);
+        planned.course().fetched(agent, inputs.unwrap_or_default())
     }
 
     /// The build that an attempt is one of, if it lives.
@@ -519,16 +550,23 @@ pub(crate) fn held(attempt: &str, token: u64) -> Option<Held> {
     })
 }
 
+/// What the delivery is called towards agents.
+const DELIVERY: &str = "delivery";
+
 /// The name of an output towards agents.
 pub(super) fn output_name(output: Output) -> String {
     match output {
         Output::Edge(edge) => format!("edge:{}", edge.0),
         Output::Target(target) => format!("target:{}", target.0),
+        Output::Delivery => DELIVERY.to_owned(),
     }
 }
 
 /// Reads what [`output_name`] wrote.
 fn output_of(name: &str) -> Option<Output> {
+    if name == DELIVERY {
+        return Some(Output::Delivery);
+    }
     let (kind, number) = name.split_once(':')?;
     let number = number.parse().ok()?;
     match kind {
@@ -551,7 +589,11 @@ mod tests {
 
     #[test]
     fn an_output_reads_back_as_it_was_named() {
-        for output in [Output::Edge(EdgeId(7)), Output::Target(TargetId(0))] {
+        for output in [
+            Output::Edge(EdgeId(7)),
+            Output::Target(TargetId(0)),
+            Output::Delivery,
+        ] {
             assert_eq!(output_of(&output_name(output)), Some(output));
         }
         for bad in ["", "edge", "edge:", "edge:-1", "stage:1"] {

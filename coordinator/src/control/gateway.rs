@@ -37,8 +37,8 @@ pub(super) const OFFERED: [&str; 16] = [
 
 /// What engines can do and the farm can't (yet): a client that sees these would ask for it.
 pub(super) const WITHHELD: [&str; 8] = [
+    croft_proto::DELIVERS,
     "exporter.image.attestations",
-    "exporter.multiple",
     "exporter.session",
     "source.policy.session",
     "gc.freespacefilter",

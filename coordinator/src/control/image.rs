@@ -10,16 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::registry::{self, RegistryError};
 
-/// What becomes of a build's results.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outputs {
-    /// Nothing leaves the farm: the results stay in the engines' caches.
-    Keep,
-    /// Images and their index go to registries.
-    Image(ImageOutput),
-}
-
 /// An `image` exporter with `push=true`. Stored as the attributes that it was given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
@@ -65,17 +55,23 @@ impl Family {
 pub enum OutputError {
     /// An exporter that the farm doesn't have.
     #[error(
-        "output of type {0:?} is not supported by this farm yet: use --push, or no output at all"
+        "output of type {0:?} is not supported by this farm: use image (with push=true), local, tar, oci or docker"
     )]
     Unsupported(String),
-    /// More than one exporter.
+    /// More than one image that is pushed.
     #[error(
-        "several outputs in one build are not supported by this farm yet: use one --push with several tags"
+        "several image outputs in one build are not supported by this farm: use one with all names in it"
     )]
-    Several,
+    SeveralImages,
+    /// More outputs than anybody has a use for.
+    #[error("one build can have {0} outputs at most")]
+    TooMany(usize),
+    /// Docker's archives hold one platform.
+    #[error("docker exporter does not currently support exporting manifest lists")]
+    DockerIndex,
     /// An image that is to be stored nowhere.
     #[error(
-        "an image output without push has no place to go in a farm of several engines: add push=true, or leave the output out"
+        "an image output without push has no place to go in a farm of several engines: add push=true, or take the image out with type=oci or type=docker"
     )]
     NotPushed,
     /// `push=true` without a name.
@@ -123,18 +119,6 @@ enum Level {
     ManifestDescriptor,
 }
 
-impl Outputs {
-    /// Reads the exporters of a solve, each a type with its attributes.
-    pub fn parse(exporters: &[(String, BTreeMap<String, String>)]) -> Result<Self, OutputError> {
-        match exporters {
-            [] => Ok(Outputs::Keep),
-            [(kind, attrs)] if kind == "image" => ImageOutput::parse(attrs).map(Outputs::Image),
-            [(kind, _)] => Err(OutputError::Unsupported(kind.clone())),
-            _ => Err(OutputError::Several),
-        }
-    }
-}
-
 impl TryFrom<BTreeMap<String, String>> for ImageOutput {
     type Error = OutputError;
 
@@ -150,7 +134,8 @@ impl From<ImageOutput> for BTreeMap<String, String> {
 }
 
 impl ImageOutput {
-    fn parse(given: &BTreeMap<String, String>) -> Result<Self, OutputError> {
+    /// Reads the attributes of an image output.
+    pub fn parse(given: &BTreeMap<String, String>) -> Result<Self, OutputError> {
         let mut attrs = given.clone();
         let push = take_bool(&mut attrs, "push")?.unwrap_or(false);
         let by_digest = take_bool(&mut attrs, "push-by-digest")?.unwrap_or(false);
@@ -200,9 +185,9 @@ impl ImageOutput {
         })
     }
 
-    /// How the user wants layers compressed, if not as usual.
-    pub fn compression(&self) -> Option<&str> {
-        self.attrs.get("compression").map(String::as_str)
+    /// The attributes that engines understand by themselves (compression and the like).
+    pub fn attrs(&self) -> &BTreeMap<String, String> {
+        &self.attrs
     }
 
     /// The repositories, each once, in the order of the names.
@@ -475,10 +460,7 @@ mod tests {
     fn image(list: &[(&str, &str)]) -> Result<ImageOutput, OutputError> {
         let mut all = attrs(list);
         all.insert("push".into(), "true".into());
-        match Outputs::parse(&[("image".to_owned(), all)])? {
-            Outputs::Image(image) => Ok(image),
-            Outputs::Keep => unreachable!("an exporter was given"),
-        }
+        ImageOutput::parse(&all)
     }
 
     #[test]
@@ -547,22 +529,16 @@ mod tests {
 
     #[test]
     fn what_the_farm_cannot_do_is_refused_with_what_to_do_instead() {
-        let one = |kind: &str, list: &[(&str, &str)]| {
-            Outputs::parse(&[(kind.to_owned(), attrs(list))])
-                .unwrap_err()
-                .to_string()
-        };
-        assert!(one("local", &[]).contains("--push"));
-        assert!(one("image", &[("name", "a")]).contains("push=true"));
-        assert!(one("image", &[("push", "true")]).contains("-t"));
-        assert!(one("image", &[("push", "perhaps")]).contains("non-bool"));
-        assert!(one("image", &[("push", ""), ("name", "UPPER CASE")]).contains("reference"));
+        let one = |list: &[(&str, &str)]| ImageOutput::parse(&attrs(list)).unwrap_err().to_string();
+        assert!(one(&[("name", "a")]).contains("push=true"));
+        assert!(one(&[("push", "true")]).contains("-t"));
+        assert!(one(&[("push", "perhaps")]).contains("non-bool"));
+        assert!(one(&[("push", ""), ("name", "UPPER CASE")]).contains("reference"));
         let docker = image(&[
             ("name", "a"),
             ("oci-mediatypes", "false"),
             ("annotation-index.x", "y"),
         ]);
         assert!(matches!(docker, Err(OutputError::AnnotationFamily)));
-        assert_eq!(Outputs::parse(&[]).unwrap(), Outputs::Keep);
     }
 }

@@ -204,14 +204,18 @@ impl Control {
         response: HashMap<String, String>,
     ) -> Result<Exported> {
         let mut bytes = 0;
+        let live = build.and_then(|id| self.build(id));
+        let planned = live.as_ref().and_then(|build| build.planned());
+        let took = planned.and_then(|planned| planned.course().exported(output));
         if let Output::Edge(edge) = output {
             let mut blobs = Vec::new();
             match self.stages.manifest(&digest).await {
                 Ok(manifest) => {
                     bytes = manifest.bytes();
                     blobs.extend(manifest.blobs().map(Into::into));
-                    if let Some(build) = build.and_then(|id| self.build(id)) {
+                    if let Some(build) = &live {
                         build.image_seen(edge);
+                        self.note_history(build, edge, &manifest).await;
                     }
                 }
                 Err(error) => {
@@ -224,6 +228,7 @@ impl Control {
         Ok(Exported {
             digest,
             bytes,
+            took,
             response: response.into_iter().collect(),
         })
     }

@@ -6,7 +6,10 @@
 mod alone;
 mod build;
 mod config;
+mod course;
+mod deliver;
 mod dispatch;
+mod estates;
 mod events;
 mod failure;
 mod fleet;
@@ -15,6 +18,7 @@ mod gateway;
 pub mod image;
 mod images;
 mod operate;
+mod outputs;
 mod progress;
 mod publish;
 mod reap;
@@ -46,6 +50,7 @@ pub use events::{Joining, Linked};
 pub use failure::{Failure, Kind, Result};
 pub use fleet::{Ends, Fleet};
 pub use foresee::Foreseen;
+pub use outputs::Outputs;
 pub use progress::{Progress, Reader};
 pub use retain::{LATELY, Retention};
 pub use secrets::RegistrySecrets;
@@ -90,6 +95,8 @@ pub struct Control {
     sessions: Sessions,
     fleet: Arc<Fleet>,
     builds: Mutex<HashMap<BuildId, Arc<Build>>>,
+    recording: record::Recording,
+    estates: estates::Estates,
     turns: Turns,
     /// Builds that are only looked at.
     prospects: Semaphore,
@@ -120,6 +127,8 @@ impl Control {
             sessions: Sessions::default(),
             fleet: Arc::default(),
             builds: Mutex::default(),
+            recording: record::Recording::default(),
+            estates: estates::Estates::default(),
             turns: Turns::default(),
             prospects: Semaphore::new(foresee::MAX_PROSPECTS),
             wake: Notify::new(),

@@ -12,9 +12,11 @@ use bollard_buildkit_proto::moby::buildkit::v1::frontend::WarnRequest;
 use bollard_buildkit_proto::moby::buildkit::v1::{
     StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning,
 };
+use croft_planner::StageId;
 use prost::Message as _;
 use tokio::sync::watch;
 
+use super::outputs::MAX_EXPORTERS;
 use crate::registry;
 
 /// The log is cut at its old end beyond this many bytes (as encoded).
@@ -35,8 +37,8 @@ pub enum Source {
     Export {
         /// Tells this export from others of the build.
         id: String,
-        /// What its vertex is called.
-        title: String,
+        /// What its vertex is called; `None`: as the engine calls it.
+        title: Option<String>,
     },
 }
 
@@ -59,6 +61,8 @@ struct Inner {
     /// Who reported a vertex of an agent first: later reports by others are repetitions.
     owners: HashMap<String, Source>,
     sessions: HashSet<String>,
+    /// The stages of vertices, by their digests for the client.
+    stages: HashMap<String, StageId>,
     /// Vertices may have been told before, to somebody else.
     resumed: bool,
     closed: bool,
@@ -99,6 +103,20 @@ impl Progress {
     /// The build's sessions: engines name exporters' vertices after them.
     pub fn sessions(&self, ids: impl IntoIterator<Item = String>) {
         self.lock().sessions.extend(ids);
+    }
+
+    /// Says to which stage a vertex of an agent's engine belongs.
+    pub fn belongs(&self, agent: &str, digest: &str, stage: StageId) {
+        let digest = Self::client_digest(agent, digest);
+        let mut inner = self.lock();
+        if inner.stages.len() < MAX_VERTICES {
+            inner.stages.insert(digest, stage);
+        }
+    }
+
+    /// To which stage a vertex belongs, by its digest for the client.
+    pub fn stage_of(&self, digest: &str) -> Option<StageId> {
+        self.lock().stages.get(digest).copied()
     }
 
     /// Takes in what an agent's engine said.
@@ -235,7 +253,10 @@ impl Inner {
             Source::Export { .. } => self
                 .sessions
                 .iter()
-                .map(|session| registry::digest(format!("{session}-export-0").as_bytes()))
+                .flat_map(|session| {
+                    (0..MAX_EXPORTERS).map(move |at| format!("{session}-export-{at}"))
+                })
+                .map(|id| registry::digest(id.as_bytes()))
                 .collect(),
         };
         let rename = |digest: &str| match source {
@@ -250,7 +271,13 @@ impl Inner {
             vertex.inputs.iter_mut().for_each(|i| *i = rename(i));
             clip(&mut vertex.name);
             clip(&mut vertex.error);
-            if let (true, Source::Export { title, .. }) = (exports, source) {
+            if let (
+                true,
+                Source::Export {
+                    title: Some(title), ..
+                },
+            ) = (exports, source)
+            {
                 vertex.name.clone_from(title);
             }
             vertex.name = with_agent(agent, &vertex.name);
@@ -477,7 +504,7 @@ mod tests {
     fn export(id: &str) -> Source {
         Source::Export {
             id: id.into(),
-            title: format!("exporting image {id}"),
+            title: Some(format!("exporting image {id}")),
         }
     }
 

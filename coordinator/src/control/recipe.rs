@@ -17,7 +17,9 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use super::build::{Rank, Request, ResultTarget, Results};
-use super::image::{OciPlatform, Outputs, Shape};
+use super::deliver;
+use super::image::{OciPlatform, Shape};
+use super::outputs::Outputs;
 
 /// Of the format. It grows when an older coordinator would take what is written for something else.
 const VERSION: u32 = 1;
@@ -78,7 +80,11 @@ impl Recipe {
             shared_keys: self.shared_keys.clone(),
             limits: Limits::default(),
         };
-        croft_planner::plan(self.input.clone(), &options)
+        let plan = croft_planner::plan(self.input.clone(), &options)?;
+        Ok(match self.request.outputs.delivery() {
+            Some(delivery) => plan.delivering(deliver::requirements(delivery)),
+            None => plan,
+        })
     }
 
     /// Writes it down.

@@ -15,12 +15,11 @@ use prost::Message as _;
 use super::Control;
 use super::build::Request;
 use super::failure::{Failure, Result, decode};
-use super::image::Outputs;
 
 impl Control {
     /// Looks through a solve, and adds to its source policy that results may travel.
     pub(super) fn admit_request(&self, mut request: Request) -> Result<Request> {
-        if let Outputs::Image(image) = &request.outputs {
+        if let Some(image) = request.outputs.image() {
             self.refuse_output(&image.references)?;
         }
         if !request.source_policy.is_empty() {

@@ -93,7 +93,7 @@ impl Control {
         for part in build.children().iter().chain([&build]) {
             self.remember(part);
         }
-        record::start(&self.store, &build);
+        record::start(self, &build);
         let control = Arc::clone(self);
         tokio::spawn(async move {
             let outcome = control.go_on(&build, &stands).await;
@@ -230,7 +230,8 @@ fn is_of(plan: &Plan, view: &BuildView) -> bool {
         .targets()
         .iter()
         .map(|t| (Output::Target(t.id), t.stage));
-    let outputs: BTreeMap<_, _> = edges.chain(targets).collect();
+    let delivery = plan.delivery().map(|s| (Output::Delivery, s.id));
+    let outputs: BTreeMap<_, _> = edges.chain(targets).chain(delivery).collect();
     let known: BTreeMap<_, _> = view.outputs.iter().map(|o| (o.output, o.stage)).collect();
     stages.eq(stored) && outputs == known
 }

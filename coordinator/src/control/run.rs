@@ -1,6 +1,6 @@
 //! A build from its results to its end: plan, wait for the stages, publish, and say how it ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use croft_planner::{Output, Plan, PlanInput, Platform, Stage, Target};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::build::{Build, Planned, Rank, Request, Results};
 use super::failure::{Failure, Kind, Result};
-use super::image::Outputs;
+use super::outputs::Outputs;
 use super::progress::Ending;
 use super::publish::{Logins, Order, platform_name};
 use super::recipe::Recipe;
@@ -55,7 +55,7 @@ impl Control {
                 };
                 self.store.build_insert(&row).await?;
                 if build.rank() == Rank::Outer {
-                    record::start(&self.store, build);
+                    record::start(self, build);
                 }
                 tracing::info!(build = %build.id(), client_ref = %asked.client_ref, "a build begins");
                 Ok(())
@@ -112,11 +112,9 @@ impl Control {
 
     /// Who the build is towards the registries that it publishes to.
     pub(super) async fn logins(&self, build: &Build, outputs: &Outputs) -> Result<Option<Logins>> {
-        Ok(match outputs {
-            Outputs::Keep => None,
-            Outputs::Image(image) => {
-                Some(Logins::fetch(&self.sessions, build, image, &self.settings).await?)
-            }
+        Ok(match outputs.image() {
+            None => None,
+            Some(image) => Some(Logins::fetch(&self.sessions, build, image, &self.settings).await?),
         })
     }
 
@@ -140,8 +138,12 @@ impl Control {
         logins: Option<&Logins>,
         begun: &[PublicationRow],
     ) -> Result<Response> {
-        let (Outputs::Image(image), Some(logins)) = (&planned.outputs, logins) else {
-            return Ok(Response::new());
+        let delivered = match planned.outputs.delivery() {
+            Some(_) => self.delivered(build).await?,
+            None => Response::new(),
+        };
+        let (Some(image), Some(logins)) = (planned.outputs.image(), logins) else {
+            return Ok(delivered);
         };
         let pushed = self.pushed(build, planned).await?;
         let order = Order {
@@ -151,10 +153,24 @@ impl Control {
             logins,
             begun,
         };
-        tokio::select! {
-            response = self.publish(&order, &pushed) => response,
-            reason = build.cancelled() => Err(Failure::cancelled(reason)),
-        }
+        let published = tokio::select! {
+            response = self.publish(&order, &pushed) => response?,
+            reason = build.cancelled() => return Err(Failure::cancelled(reason)),
+        };
+        Ok(match planned.outputs.delivery() {
+            Some(delivery) => delivery.with_image(delivered, published),
+            None => published,
+        })
+    }
+
+    /// What the engine answered that handed the results out.
+    async fn delivered(&self, build: &Build) -> Result<Response> {
+        let outputs = self.store.output_list(build.id()).await?;
+        let row = outputs.iter().find(|row| row.output == Output::Delivery);
+        let response = row.and_then(|row| serde_json::from_value(row.response.clone()?).ok());
+        response.ok_or_else(|| {
+            Failure::farm("what was handed out is not there though its stage is done")
+        })
     }
 
     /// What engines answered when they pushed the targets, in the targets' order.
@@ -203,6 +219,7 @@ impl Control {
             stages: planned.plan.stages(),
             edges: planned.plan.edges(),
             targets: planned.plan.targets(),
+            delivery: planned.plan.delivery(),
         };
         self.store.build_plan(build.id(), &rows).await?;
         Ok(planned)
@@ -238,7 +255,12 @@ impl Control {
                 definition: result.definition.take(),
             });
         }
-        if let Outputs::Image(image) = &outputs {
+        if let Some(delivery) = outputs.delivery() {
+            delivery
+                .check(results.shape)
+                .map_err(|e| Failure::build(e.to_string()))?;
+        }
+        if let Some(image) = outputs.image() {
             let names: Vec<String> = targets.iter().map(|t| t.platform.to_string()).collect();
             image
                 .check(&names, results.shape)
@@ -301,17 +323,34 @@ impl Control {
     /// Says how the build ended, and lets everybody go who holds something of it.
     pub(super) async fn end(&self, build: &Build, outcome: &Result<Response>) {
         self.store_end(build, outcome).await;
+        let mut keepers = Vec::new();
         for part in build.children().iter().map(AsRef::as_ref).chain([build]) {
-            for agent in part.agents() {
-                self.close_keeper(agent, part.id());
-            }
+            let agents = part.agents().into_iter();
+            keepers.extend(agents.map(|agent| (agent, part.id())));
             part.over();
             self.forget(part);
+        }
+        let beside = match outcome {
+            Ok(_) => self.beside(build),
+            // What failed sticks as long as it is held.
+            Err(_) => HashSet::new(),
+        };
+        for (agent, build) in self.estates.settle(build.id(), keepers, beside) {
+            self.close_keeper(agent, build);
         }
         build.progress().close(match outcome {
             Ok(_) => Ending::Complete,
             Err(_) => Ending::BrokenOff,
         });
+    }
+
+    /// The builds that run on the same connection.
+    fn beside(&self, build: &Build) -> HashSet<BuildId> {
+        let builds = self.builds();
+        let beside = builds.values().filter(|other| {
+            other.rank() == Rank::Outer && other.request.connection == build.request.connection
+        });
+        beside.map(|other| other.id()).collect()
     }
 
     async fn store_end(&self, build: &Build, outcome: &Result<Response>) {

@@ -7,7 +7,6 @@ use croft_buildkit::session::{ClientSession, SessionResponse};
 use oci_client::Reference;
 
 use super::build::Build;
-use super::image::Outputs;
 use super::publish::auth_host;
 use crate::registry::{self, Login};
 
@@ -55,9 +54,7 @@ impl RegistrySecrets {
         client: Option<&ClientSession>,
         call: &AuthCall,
     ) -> Option<SessionResponse> {
-        let Outputs::Image(image) = &build.planned()?.outputs else {
-            return None;
-        };
+        let image = build.planned()?.outputs.image()?;
         let of_host = |reference: &&Reference| auth_host(registry::host(reference)) == call.host();
         let mut references = image.references.iter().filter(of_host);
         let Login::Password { user, password } = references.find_map(|one| self.of(one))? else {

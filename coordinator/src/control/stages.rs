@@ -18,11 +18,14 @@ use super::image::OciPlatform;
 use crate::registry::{self, Login, Registry, RegistryError};
 use crate::store::ImageBlob;
 
+/// No image's config is larger, in bytes.
+const CONFIG_LIMIT: usize = 4 << 20;
+
 /// How a result's layers are compressed. It sticks to them wherever they go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression<'a> {
-    /// As users want their images: the layers may become part of one. `None` is the engine's usual way.
-    OfImage(Option<&'a str>),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// As users want their images: the layers may become part of one. With these attributes of theirs; without any in the engine's usual way.
+    OfImage(BTreeMap<String, String>),
     /// As it takes the least time: the layers are copied from, and none goes further.
     ForTransfer,
 }
@@ -124,7 +127,7 @@ impl StageRegistry {
     pub fn export_attrs(
         &self,
         edge: &CutEdge,
-        compression: Compression<'_>,
+        compression: Compression,
     ) -> BTreeMap<String, String> {
         let platform = OciPlatform {
             os: edge.platform.os().to_owned(),
@@ -150,10 +153,7 @@ impl StageRegistry {
                 attrs.insert("compression".to_owned(), "zstd".to_owned());
                 attrs.insert("compression-level".to_owned(), "1".to_owned());
             }
-            Compression::OfImage(None) => {}
-            Compression::OfImage(Some(compression)) => {
-                attrs.insert("compression".to_owned(), compression.to_owned());
-            }
+            Compression::OfImage(compression) => attrs.extend(compression),
         }
         if self.plain {
             attrs.insert("registry.insecure".to_owned(), "true".to_owned());
@@ -206,6 +206,20 @@ impl StageRegistry {
             reference: reference.whole(),
             why: error.to_string(),
         })
+    }
+
+    /// When and how the layers of a result were made, as the history of the config that its engine wrote. `None` if that has none.
+    pub async fn history(
+        &self,
+        manifest: &Manifest,
+    ) -> Result<Option<serde_json::Value>, RegistryError> {
+        let config = &manifest.config.digest;
+        let config = self
+            .registry
+            .blob_get(&self.repository, config, CONFIG_LIMIT)
+            .await?;
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap_or_default();
+        Ok(config.get("history").cloned())
     }
 
     /// The farm's answer to a session's question about credentials, if it is about this registry. A build's engines get them only once

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use tonic::{Code, Status};
 
 use super::maps;
-use crate::control::image::{OciPlatform, Outputs, Shape};
-use crate::control::{Failure, Kind, Request, ResultTarget, Results};
+use crate::control::image::{OciPlatform, Shape};
+use crate::control::{Failure, Kind, Outputs, Request, ResultTarget, Results};
 
 /// The one place where a failure becomes what a BuildKit client reads.
 pub fn status(failure: &Failure) -> Status {

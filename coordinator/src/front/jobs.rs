@@ -268,8 +268,8 @@ mod tests {
     use croft_scheduler::{BuildId, ConnectionId};
 
     use super::*;
+    use crate::control::Outputs;
     use crate::control::Request;
-    use crate::control::image::Outputs;
 
     fn build() -> Arc<Build> {
         let request = Request {

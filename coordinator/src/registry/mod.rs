@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::HeaderValue;
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
@@ -280,6 +281,39 @@ impl Registry {
                 reference,
                 why: why(),
             }),
+        }
+    }
+
+    /// A blob of at most `limit` bytes, which is checked against its digest.
+    pub async fn blob_get(
+        &self,
+        repository: &Reference,
+        digest: &str,
+        limit: usize,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let failed = |why: String| RegistryError::Other {
+            reference: format!("{}@{digest}", repository.whole()),
+            why,
+        };
+        self.client
+            .store_auth_if_needed(repository.resolve_registry(), &self.auth)
+            .await;
+        let blob = self
+            .client
+            .pull_blob_stream(repository, digest)
+            .await
+            .map_err(|error| RegistryError::of(repository, error))?;
+        let mut stream = blob.stream;
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.next().await {
+            bytes.extend_from_slice(&piece.map_err(|error| failed(error.to_string()))?);
+            if bytes.len() > limit {
+                return Err(failed(format!("it has more than {limit} bytes")));
+            }
+        }
+        match self::digest(&bytes) == digest {
+            true => Ok(bytes),
+            false => Err(failed("the registry gave something else".to_owned())),
         }
     }
 

@@ -1,14 +1,16 @@
 //! Outputs: what stages made, and where it is.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use croft_planner::{EdgeId, Output, StageId, TargetId};
 use croft_scheduler::{AgentId, AttemptId, BuildId};
 use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::attempts::LiveAttempt;
-use super::convert::{bigint, int, read, ubigint, uint};
+use super::convert::{bigint, int, millis, read, ubigint, uint};
 use super::error::changed;
 use super::wake::wake;
 use super::{Store, StoreError, Wake};
@@ -25,12 +27,14 @@ pub struct OutputDone {
 /// An output as an image in a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exported {
-    /// The manifest's digest.
+    /// The manifest's digest; of a delivery without an image empty.
     pub digest: String,
     /// The compressed size of its own layers in bytes.
     pub bytes: u64,
     /// What the exporter answered.
     pub response: BTreeMap<String, String>,
+    /// How long the engine took to export it, if that is known.
+    pub took: Option<Duration>,
 }
 
 /// Where an output is.
@@ -95,6 +99,12 @@ pub struct OutputRow {
     pub bytes: Option<u64>,
     /// What the exporter answered.
     pub response: Option<Value>,
+    /// When it was made; of no meaning while it is missing.
+    pub there_at: Option<DateTime<Utc>>,
+    /// When it was in a registry; of no meaning unless it is exported.
+    pub exported_at: Option<DateTime<Utc>>,
+    /// How long the engine took to export it.
+    pub export_took: Option<Duration>,
 }
 
 impl Store {
@@ -109,7 +119,7 @@ impl Store {
         self.again(|| async {
             let mut tx = self.begin().await?;
             let rows = sqlx::query!(
-                "UPDATE outputs SET state = 'exported', digest = $4, bytes = $5, response = $6
+                "UPDATE outputs SET state = 'exported', digest = $4, bytes = $5, response = $6, exported_at = now(), export_ms = $7
              WHERE build = $1 AND kind = 'edge' AND number = $2 AND agent = $3 AND state = 'held'",
                 build.0,
                 int(edge.0),
@@ -117,6 +127,7 @@ impl Store {
                 exported.digest,
                 bigint(exported.bytes),
                 serde_json::json!(exported.response),
+                exported.took.map(millis),
             )
             .execute(&mut *tx)
             .await?
@@ -152,14 +163,16 @@ pub(super) async fn outputs_done(
                 "digest": done.exported.as_ref().map(|exported| &exported.digest),
                 "bytes": done.exported.as_ref().map(|exported| bigint(exported.bytes)),
                 "response": done.exported.as_ref().map(|exported| &exported.response),
+                "export_ms": done.exported.as_ref().and_then(|exported| exported.took).map(millis),
             })
         })
         .collect();
     sqlx::query!(
         "UPDATE outputs AS o
-         SET state = r.state, agent = $3, attempt = $4, digest = r.digest, bytes = r.bytes, response = r.response
+         SET state = r.state, agent = $3, attempt = $4, digest = r.digest, bytes = r.bytes, response = r.response,
+             there_at = now(), exported_at = CASE r.state WHEN 'exported' THEN now() END, export_ms = r.export_ms
          FROM jsonb_to_recordset($5) AS r (
-             kind text, number int, state text, digest text, bytes bigint, response jsonb)
+             kind text, number int, state text, digest text, bytes bigint, response jsonb, export_ms bigint)
          WHERE o.build = $1 AND o.stage = $2 AND o.kind = r.kind AND o.number = r.number AND o.state = 'missing'",
         attempt.key.build.0,
         int(attempt.key.stage.0),
@@ -176,6 +189,7 @@ fn kind_and_number(output: Output) -> (&'static str, i32) {
     match output {
         Output::Edge(edge) => ("edge", int(edge.0)),
         Output::Target(target) => ("target", int(target.0)),
+        Output::Delivery => ("delivery", 0),
     }
 }
 
@@ -184,7 +198,8 @@ pub(super) async fn output_rows(
     build: BuildId,
 ) -> Result<Vec<OutputRow>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT kind, number, stage, name, platform, consumers, state, agent, attempt, digest, bytes, response
+        "SELECT kind, number, stage, name, platform, consumers, state, agent, attempt, digest, bytes, response,
+                there_at, exported_at, export_ms
          FROM outputs WHERE build = $1 ORDER BY kind, number",
         build.0,
     )
@@ -195,6 +210,7 @@ pub(super) async fn output_rows(
         let output = match &*row.kind {
             "edge" => Output::Edge(EdgeId(number)),
             "target" => Output::Target(TargetId(number)),
+            "delivery" => Output::Delivery,
             kind => {
                 return Err(StoreError::Unreadable {
                     what: "outputs.kind",
@@ -218,6 +234,9 @@ pub(super) async fn output_rows(
             digest: row.digest,
             bytes: row.bytes.map(ubigint),
             response: row.response,
+            there_at: row.there_at,
+            exported_at: row.exported_at,
+            export_took: row.export_ms.map(|ms| Duration::from_millis(ubigint(ms))),
         })
     });
     rows.collect()

@@ -23,6 +23,8 @@ pub struct PlanRows<'a> {
     pub edges: &'a [CutEdge],
     /// All targets.
     pub targets: &'a [PlannedTarget],
+    /// The stage that hands results out, if there is one.
+    pub delivery: Option<&'a Stage>,
 }
 
 /// A stage as it stands.
@@ -245,13 +247,23 @@ async fn insert_outputs(
             "consumers": [],
         })
     });
+    let delivery = plan.delivery.map(|stage| {
+        serde_json::json!({
+            "kind": "delivery",
+            "number": 0,
+            "stage": int(stage.id.0),
+            "name": stage.name,
+            "platform": "",
+            "consumers": [],
+        })
+    });
     sqlx::query!(
         "INSERT INTO outputs (build, kind, number, stage, name, platform, consumers)
          SELECT $1, r.kind, r.number, r.stage, r.name, r.platform, r.consumers
          FROM jsonb_to_recordset($2) AS r (
              kind text, number int, stage int, name text, platform text, consumers int[])",
         build.0,
-        serde_json::Value::Array(edges.chain(targets).collect()),
+        serde_json::Value::Array(edges.chain(targets).chain(delivery).collect()),
     )
     .execute(tx)
     .await?;

@@ -114,22 +114,7 @@ impl Db {
         agent: &AgentLink,
         bindings: &[Binding],
     ) -> Result<Held, StoreError> {
-        let new = NewAttempt {
-            id: AttemptId(id()),
-            key: key(build, stage),
-            agent: agent.id,
-            epoch: agent.epoch,
-            reason: "a test".to_owned(),
-            bindings: bindings.to_vec(),
-        };
-        let offered = self
-            .store
-            .attempt_offer(&new, &LeaseTerms::default())
-            .await?;
-        Ok(Held {
-            attempt: new.id,
-            token: offered.token,
-        })
+        try_offer(&self.store, build, stage, agent, bindings).await
     }
 
     /// Offers a stage to an agent, which runs it well.
@@ -166,6 +151,29 @@ impl Db {
         self.execute("UPDATE attempts SET lease_until = now() - interval '1 second' WHERE state IN ('offered', 'running')")
             .await;
     }
+}
+
+/// An offer by whoever has this store.
+pub async fn try_offer(
+    store: &Store,
+    build: BuildId,
+    stage: u32,
+    agent: &AgentLink,
+    bindings: &[Binding],
+) -> Result<Held, StoreError> {
+    let new = NewAttempt {
+        id: AttemptId(id()),
+        key: key(build, stage),
+        agent: agent.id,
+        epoch: agent.epoch,
+        reason: "a test".to_owned(),
+        bindings: bindings.to_vec(),
+    };
+    let offered = store.attempt_offer(&new, &LeaseTerms::default()).await?;
+    Ok(Held {
+        attempt: new.id,
+        token: offered.token,
+    })
 }
 
 pub async fn connect(url: &str) -> Store {
@@ -350,6 +358,7 @@ pub fn single() -> Shape {
 impl Shape {
     pub fn rows(&self) -> PlanRows<'_> {
         PlanRows {
+            delivery: None,
             build_platform: &self.build_platform,
             source: b"the plan's source",
             stages: &self.stages,
@@ -402,6 +411,7 @@ pub fn held_edge(edge: u32) -> OutputDone {
 
 pub fn exported(digest: &str) -> Exported {
     Exported {
+        took: None,
         digest: digest.to_owned(),
         bytes: 1234,
         response: BTreeMap::from([("containerimage.digest".to_owned(), digest.to_owned())]),
@@ -441,7 +451,7 @@ pub fn done(outputs: &[OutputDone]) -> AttemptDone {
         outputs: outputs.to_vec(),
         vertices_cached: 1,
         vertices_run: 2,
-        costs: Vec::new(),
+        ..AttemptDone::default()
     }
 }
 

@@ -20,6 +20,7 @@ mod large_context;
 mod narrowing;
 mod options;
 mod output;
+mod outputs;
 mod per_platform;
 mod progress;
 mod requirements;
