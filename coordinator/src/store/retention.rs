@@ -80,7 +80,7 @@ impl Store {
             let done = sqlx::query!(
                 "UPDATE builds SET plan = NULL WHERE id IN (
                      SELECT id FROM builds WHERE finished_at < now() - interval '1 hour' AND plan IS NOT NULL LIMIT $1)
-                   AND finished_at IS NOT NULL",
+                   AND finished_at IS NOT NULL AND plan IS NOT NULL",
                 i64::from(batch),
             )
             .execute(&mut *self.connection().await?)
@@ -203,10 +203,12 @@ impl Store {
         let (names, sizes) = columns(blobs);
         self.again(|| async {
             sqlx::query!(
-                "INSERT INTO stage_image_blobs (project, image, blob, bytes)
-                 SELECT DISTINCT ON (b.blob) i.project, i.digest, b.blob, b.bytes
-                 FROM stage_images AS i, UNNEST($3::text[], $4::bigint[]) AS b (blob, bytes)
-                 WHERE i.project = $1 AND i.digest = $2
+                "WITH image AS (
+                     SELECT project, digest FROM stage_images WHERE project = $1 AND digest = $2 FOR KEY SHARE
+                 )
+                 INSERT INTO stage_image_blobs (project, image, blob, bytes)
+                 SELECT DISTINCT ON (b.blob) image.project, image.digest, b.blob, b.bytes
+                 FROM image, UNNEST($3::text[], $4::bigint[]) AS b (blob, bytes)
                  ORDER BY b.blob
                  ON CONFLICT DO NOTHING",
                 project.0,

@@ -73,6 +73,53 @@ async fn of_two_that_want_a_free_lease_one_has_it_and_the_other_hears_who() {
 }
 
 #[tokio::test]
+async fn a_lease_that_ran_out_is_either_renewed_or_taken() {
+    let db = Db::new().await;
+    let mut holder = taken(&db, "holder", LONG).await;
+    for _ in 0..8 {
+        let mut rival = Candidate::new(&database(&db).await, addresses("rival"), Duration::ZERO);
+        db.execute("UPDATE coordinator_lease SET expires_at = now(), client_address = 'holder:8372', agent_address = 'holder:8373'")
+            .await;
+        // Its connections are no less there than it is.
+        let _alive = connection_of(&db.url, holder.term().0).await;
+        let renewed = CancellationToken::new();
+        let (kept, taken) = tokio::join!(
+            renewed.run_until_cancelled(holder.keep(|_| renewed.cancel())),
+            rival.look()
+        );
+        match (kept, taken.unwrap()) {
+            (None, Err(seen)) => assert_eq!(seen.term, holder.term()),
+            (Some(seen), Ok(tenure)) => {
+                assert_eq!(seen.term, tenure.term());
+                holder = tenure;
+            }
+            (None, Ok(tenure)) => panic!("both have it, the rival in term {}", tenure.term()),
+            (Some(seen), Err(_)) => panic!("nobody has it but {seen:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_given_back_goes_to_whoever_waits_and_is_not_given_back_by_the_one_before()
+{
+    let db = Db::new().await;
+    let mut holder = taken(&db, "first", LONG).await;
+    for _ in 0..4 {
+        let rival = candidate(&db, "rival", LONG).await;
+        let (released, won) = tokio::join!(holder.release(), rival.win(|_| ()));
+        released.unwrap();
+        let won = won.unwrap();
+        assert_eq!(won.term().0, holder.term().0 + 1);
+        // Once more, as after an answer that was lost: it is somebody else's by now.
+        let (released, kept) =
+            tokio::join!(holder.release(), holder.keep(|_| panic!("it renewed")));
+        released.unwrap();
+        assert_eq!(kept.term, won.term());
+        holder = won;
+    }
+}
+
+#[tokio::test]
 async fn a_holder_that_says_nothing_keeps_the_lease_until_it_runs_out() {
     let db = Db::new().await;
     let first = taken(&db, "first", Duration::from_secs(1)).await;
