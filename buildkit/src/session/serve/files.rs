@@ -333,3 +333,142 @@ fn fill(file: &mut fs::File, space: &mut [u8]) -> io::Result<usize> {
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::session::{
+        grpc::boxed,
+        serve::packet::testing::{body, heard},
+    };
+
+    fn folder(files: &[(&str, &str)]) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    }
+
+    /// An engine that says what it likes when it likes.
+    struct Engine {
+        say: mpsc::Sender<Result<http_body::Frame<Bytes>, crate::session::BoxError>>,
+        hear: Messages,
+    }
+
+    impl Engine {
+        fn asks(root: &Path, sent: &Arc<Sent>) -> Self {
+            let (say, said) = mpsc::channel(8);
+            let body = boxed(http_body_util::StreamBody::new(ReceiverStream::new(said)));
+            let response = begin(root.to_owned(), Wanted::default(), body, sent.clone());
+            Self {
+                say,
+                hear: Messages::new(response.into_body()),
+            }
+        }
+
+        async fn say(&self, kind: Kind, id: u32) {
+            let packet = Packet {
+                id,
+                ..Packet::of(kind)
+            };
+            let frame = http_body::Frame::data(framed(&packet));
+            self.say.send(Ok(frame)).await.unwrap();
+        }
+
+        async fn hear(&mut self) -> Packet {
+            self.hear.next().await.unwrap().unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_described_first_and_sent_when_they_are_asked_for() {
+        let long = "x".repeat(3 * PIECE + 1);
+        let folder = folder(&[("a", "first"), ("b", &long), ("c", ""), ("d", "unwanted")]);
+        let sent = Arc::default();
+        let mut engine = Engine::asks(folder.path(), &sent);
+        let mut described = Vec::new();
+        while let Some(stat) = engine.hear().await.stat {
+            described.push((stat.path, stat.size));
+        }
+        let wanted = [("a", 5), ("b", long.len() as i64), ("c", 0), ("d", 8)];
+        assert_eq!(
+            described,
+            wanted.map(|(path, size)| (path.to_owned(), size))
+        );
+        let mut content = HashMap::<u32, String>::new();
+        for id in [2, 0, 1] {
+            engine.say(Kind::Request, id).await;
+        }
+        let mut open = 3;
+        while open > 0 {
+            let Packet { id, data, .. } = engine.hear().await;
+            let file = content.entry(id).or_default();
+            file.push_str(std::str::from_utf8(&data).unwrap());
+            open -= usize::from(data.is_empty());
+        }
+        assert_eq!(
+            content,
+            HashMap::from([(0, "first".to_owned()), (1, long), (2, String::new())])
+        );
+        engine.say(Kind::Fin, 0).await;
+        assert_eq!(engine.hear().await.kind, i32::from(Kind::Fin));
+        assert!(engine.hear.next::<Packet>().await.unwrap().is_none());
+        assert_eq!(sent.files(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_sent_once_and_only_if_it_was_described() {
+        let folder = folder(&[("a", "")]);
+        let mut engine = Engine::asks(folder.path(), &Arc::default());
+        while engine.hear().await.stat.is_some() {}
+        for _ in 0..2 {
+            engine.say(Kind::Request, 0).await;
+        }
+        loop {
+            let packet = engine.hear().await;
+            if packet.kind == i32::from(Kind::Error) {
+                assert_eq!(packet.data, "invalid file id 0");
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_is_told_what_it_may_not_have() {
+        let sent = Arc::default();
+        let mut request = SessionRequest::new(body(&[] as &[Packet; 0]));
+        request
+            .headers_mut()
+            .insert("dir-name", "other".parse().unwrap());
+        let folders = HashMap::from([("context".to_owned(), PathBuf::from("/"))]);
+        let (_, status) = heard(answer(&folders, &sent, request).await).await;
+        assert_eq!(status.code(), tonic::Code::NotFound);
+        // A folder that is gone is an error, not an empty one.
+        let gone = tempfile::tempdir().unwrap().path().to_owned();
+        let mut engine = Engine::asks(&gone, &sent);
+        let packet = engine.hear().await;
+        assert_eq!(packet.kind, i32::from(Kind::Error));
+        assert!(String::from_utf8_lossy(&packet.data).contains("can't be read"));
+    }
+
+    #[test]
+    fn options_are_read_as_they_were_before_they_were_escaped() {
+        let mut headers = HeaderMap::new();
+        for value in ["a b+c", "%zz", "100%"] {
+            headers.append("plain", value.parse().unwrap());
+        }
+        for value in ["gr%C3%B6%C3%9Fe", "a+b%2Bc", "%zz", "100%", "%2"] {
+            headers.append("odd", value.parse().unwrap());
+        }
+        headers.insert("odd-encoded", "1".parse().unwrap());
+        assert_eq!(values(&headers, "plain"), ["a b+c", "%zz", "100%"]);
+        assert_eq!(
+            values(&headers, "odd"),
+            ["größe", "a b+c", "%zz", "100%", "%2"]
+        );
+        assert_eq!(values(&headers, "none"), Vec::<String>::new());
+    }
+}

@@ -243,3 +243,128 @@ impl Messages {
         Ok(Some(self.unread.split_to(length).freeze()))
     }
 }
+
+/// What tests say as an engine, and hear.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::*;
+
+    /// A call that says these and ends.
+    pub(in super::super) fn body(messages: &[impl Message]) -> SessionBody {
+        let said: Vec<u8> = messages.iter().flat_map(framed).collect();
+        boxed(http_body_util::Full::new(Bytes::from(said)))
+    }
+
+    /// All that is answered, and how it ends.
+    pub(in super::super) async fn heard(response: SessionResponse) -> (Vec<Packet>, Status) {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap();
+        let end = body.trailers().unwrap_or(&head.headers);
+        let status = Status::from_header_map(end).unwrap();
+        let mut messages = Messages::new(boxed(http_body_util::Full::new(body.to_bytes())));
+        let mut packets = Vec::new();
+        while let Some(packet) = messages.next().await.unwrap() {
+            packets.push(packet);
+        }
+        (packets, status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::{
+        testing::{body, heard},
+        *,
+    };
+
+    #[tokio::test]
+    async fn pieces_of_files_read_as_packets_however_much_was_there() {
+        for (id, expected, there) in [
+            (0, 10, 10),
+            (1, 10, 3),
+            (300, 10, 0),
+            (u32::MAX, 1 << 20, PIECE),
+            (7, 200, 100),
+            (7, 0, 0),
+        ] {
+            let mut buffer = BytesMut::from(&framed(&Packet::of(Kind::Fin))[..]);
+            let read = push_data(&mut buffer, id, expected, |space| {
+                space[..there].fill(7);
+                Ok::<_, Infallible>(there)
+            });
+            assert_eq!(read, Ok(there));
+            let mut messages = Messages::new(boxed(http_body_util::Full::new(buffer.freeze())));
+            let first: Option<Packet> = messages.next().await.unwrap();
+            assert_eq!(first, Some(Packet::of(Kind::Fin)));
+            let wanted = Packet {
+                id,
+                data: vec![7; there].into(),
+                ..Packet::of(Kind::Data)
+            };
+            assert_eq!(messages.next().await.unwrap(), Some(wanted));
+            assert_eq!(messages.next::<Packet>().await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_read_leaves_nothing() {
+        let mut buffer = BytesMut::from(&b"before"[..]);
+        push_data(&mut buffer, 1, 10, |_| Err::<usize, _>(())).unwrap_err();
+        assert_eq!(&buffer[..], b"before");
+    }
+
+    #[tokio::test]
+    async fn overlong_and_broken_messages_are_refused() {
+        for (bytes, code) in [
+            (&b"\x01\0\0\0\0"[..], tonic::Code::Unimplemented),
+            (b"\0\xff\xff\xff\xff", tonic::Code::ResourceExhausted),
+            (b"\0\0\0\0\x02x", tonic::Code::Internal),
+            (b"\0\0", tonic::Code::Internal),
+            (b"\0\0\0\0\x01\xff", tonic::Code::Internal),
+        ] {
+            let body = http_body_util::Full::new(Bytes::from_static(bytes));
+            let read = Messages::new(boxed(body)).next::<Packet>().await;
+            assert_eq!(read.unwrap_err().code(), code);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_ends_with_its_first_error_or_well() {
+        let said = || Ok(framed(&Packet::of(Kind::Fin)));
+        let (packets, status) = heard(streamed(stream::iter([said()]))).await;
+        assert_eq!((packets.len(), status.code()), (1, tonic::Code::Ok));
+        let failed = Err(Status::not_found("größe"));
+        let (packets, status) = heard(streamed(stream::iter([said(), failed, said()]))).await;
+        assert_eq!((packets.len(), status.message()), (1, "größe"));
+    }
+
+    proptest! {
+        #[test]
+        fn messages_arrive_however_they_are_cut(
+            cuts in prop::collection::vec(1..40_usize, 1..30),
+            lengths in prop::collection::vec(0..60_usize, 1..20),
+        ) {
+            let messages: Vec<_> = lengths.iter().map(|&length| Piece { data: vec![1; length].into() }).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let read = runtime.block_on(async {
+                let mut all = body(&messages).collect().await.unwrap().to_bytes();
+                let mut cuts = cuts.iter().cycle();
+                let pieces = std::iter::from_fn(move || {
+                    let at = all.len().min(*cuts.next()?);
+                    (at > 0).then(|| Ok::<_, BoxError>(Frame::data(all.split_to(at))))
+                });
+                let mut cut = Messages::new(boxed(StreamBody::new(stream::iter(pieces.collect::<Vec<_>>()))));
+                let mut read = Vec::new();
+                while let Some(message) = cut.next::<Piece>().await.unwrap() {
+                    read.push(message);
+                }
+                read
+            });
+            prop_assert_eq!(read, messages);
+        }
+    }
+}

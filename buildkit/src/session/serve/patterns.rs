@@ -307,3 +307,139 @@ fn in_class(
 fn push(form: &mut String, c: char) {
     form.push_str(&format!("\\x{{{:x}}}", u32::from(c)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the patterns mean a path, asked from the top down as a walk does.
+    fn mean(patterns: &Patterns, path: &str) -> bool {
+        let mut parent = Matched::new();
+        let mut means = false;
+        for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
+            let mut matched = Matched::new();
+            means = patterns.matches(&path[..end], &parent, &mut matched);
+            parent = matched;
+        }
+        means
+    }
+
+    fn check(patterns: &[&str], path: &str, wanted: bool) {
+        let parsed = Patterns::parse(patterns.iter().copied()).unwrap();
+        assert_eq!(mean(&parsed, path), wanted, "{patterns:?} {path}");
+    }
+
+    #[test]
+    fn a_pattern_means_what_it_does_to_every_other_client() {
+        for (pattern, path, wanted) in [
+            ("file", "file", true),
+            ("file", "dir/file", false),
+            ("file", "files", false),
+            ("dir", "dir/deep/file", true),
+            ("dir/", "dir/file", true),
+            ("./dir//", "dir/file", true),
+            ("a/../dir", "dir/file", true),
+            (" dir\t", "dir", true),
+            ("*", "any/thing", true),
+            ("*.go", "main.go", true),
+            ("*.go", "dir/main.go", false),
+            ("*/main.go", "dir/main.go", true),
+            ("d?r", "dir/x", true),
+            ("d?r", "d/r", false),
+            ("**", "any/thing", true),
+            ("**/", "thing", true),
+            ("dir/**", "dir/deep/file", true),
+            ("dir/**", "dir", false),
+            ("dir/**", "dirt/file", false),
+            ("**/file", "file", true),
+            ("**/file", "a/b/file", true),
+            ("**/file", "a/profile", false),
+            ("**file", "a/profile", true),
+            ("**/*.txt", "a/b.txt", true),
+            ("**/*.txt", "b.txt", true),
+            ("**/**/*.txt", "a/b/c.txt", true),
+            ("**/dir/*", "a/dir/file", true),
+            ("**/dir/*", "a/dir", false),
+            ("a/**/z", "a/z", true),
+            ("a/**/z", "a/b/c/z", true),
+            ("a/**/z", "az", false),
+            ("a**", "abc/d", true),
+            ("a**/**/c", "abc/c", true),
+            ("a**/**/c", "abc", false),
+            ("a**/**/c", "a/b/c", true),
+            ("**/a/**", "x/a/b", true),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("[^a-c]x", "dx", true),
+            ("[a&&b]", "&", true),
+            ("[a&&b]", "a", true),
+            ("[a~~b]", "~", true),
+            ("[[]x", "[x", true),
+            ("[\\]]x", "]x", true),
+            ("[a\\-c]", "b", false),
+            ("[a\\-c]", "-", true),
+            ("a\\*b", "a*b", true),
+            ("a\\*b", "axb", false),
+            ("a.c", "abc", false),
+            ("a.|)$(}+{bc", "a.|)$(}+{bc", true),
+            ("a(b)+/c", "a(b)+/c", true),
+            (
+                "wheel-2.4.0rc3+g08a-none.whl",
+                "wheel-2.4.0rc3+g08a-none.whl",
+                true,
+            ),
+            ("größe*", "größer", true),
+            ("?", "ß", true),
+            ("a^b*", "a^bc", false),
+            ("#x", "#x", true),
+            ("a b", "a b", true),
+        ] {
+            check(&[pattern], path, wanted);
+        }
+    }
+
+    #[test]
+    fn the_last_pattern_that_matches_decides() {
+        for (patterns, path, wanted) in [
+            (&["*", "!keep"][..], "keep", false),
+            (&["*", "!keep"], "keep/file", false),
+            (&["*", "!keep"], "drop", true),
+            (&["!keep", "*"], "keep", true),
+            (&["dir", "!dir/keep"], "dir/keep", false),
+            (&["dir", "!dir/keep"], "dir/drop", true),
+            (
+                &["dir", "!dir/keep", "dir/keep/drop"],
+                "dir/keep/drop",
+                true,
+            ),
+            (
+                &["dir", "!dir/keep", "dir/keep/drop"],
+                "dir/keep/other",
+                false,
+            ),
+            (
+                &["**/*.md", "!README*.md", "README-secret.md"],
+                "README-secret.md",
+                true,
+            ),
+            (
+                &["**/*.md", "!README*.md", "README-secret.md"],
+                "README.md",
+                false,
+            ),
+            (&["docs", "!**/*.md"], "docs/a.md", false),
+            (&["", "  "], "x", false),
+            (&["!x"], "x", false),
+        ] {
+            check(patterns, path, wanted);
+        }
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused() {
+        for bad in ["!", "[", "[]", "a[", "[a-", "x\\", "[c-a]", "\\k"] {
+            let refused = Patterns::parse([bad]).unwrap_err();
+            assert_eq!(refused, BadPatterns(bad.into()));
+        }
+    }
+}

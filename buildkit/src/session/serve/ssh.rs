@@ -233,3 +233,83 @@ async fn asked(agent: &mut UnixStream, message: &[u8]) -> io::Result<Bytes> {
     agent.read_exact(&mut answer[size_of::<u32>()..]).await?;
     Ok(answer.freeze())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::session::{
+        grpc::unary_request,
+        serve::packet::testing::{body, heard},
+    };
+
+    fn message(kind: u8, rest: &[u8]) -> Vec<u8> {
+        let length = 1 + rest.len() as u32;
+        [&length.to_be_bytes(), &[kind][..], rest].concat()
+    }
+
+    #[tokio::test]
+    async fn steps_may_list_keys_and_sign_and_do_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let agent = SshAgent::at(&socket).unwrap();
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = Vec::new();
+            while let Ok(length) = stream.read_u32().await {
+                let mut question = vec![0; length as usize];
+                stream.read_exact(&mut question).await.unwrap();
+                stream.write_all(&message(99, &question)).await.unwrap();
+                asked.push(question[0]);
+            }
+            asked
+        });
+        let (add, remove_all, extension) = (17, 19, 27);
+        let said: Vec<u8> = [
+            message(LIST_KEYS, &[]),
+            message(add, b"key"),
+            message(SIGN, b"data"),
+            message(remove_all, &[]),
+            message(extension, b"x"),
+        ]
+        .concat();
+        // Cut where nobody would.
+        let pieces: Vec<_> = said
+            .chunks(3)
+            .map(|data| Piece {
+                data: Bytes::copy_from_slice(data),
+            })
+            .collect();
+        let mut request = SessionRequest::new(body(&pieces));
+        *request.uri_mut() = FORWARD.parse().unwrap();
+        let response = answer(HashMap::from([(DEFAULT.to_owned(), agent)]), request).await;
+        let mut answers = Messages::new(response.into_body());
+        let mut heard = Vec::new();
+        while let Some(Piece { data }) = answers.next().await.unwrap() {
+            heard.push(data.to_vec());
+        }
+        let refused = REFUSED.to_vec();
+        assert_eq!(
+            heard,
+            [
+                message(99, &[LIST_KEYS]),
+                refused.clone(),
+                message(99, &[&[SIGN], &b"data"[..]].concat()),
+                refused.clone(),
+                refused
+            ]
+        );
+        assert_eq!(asked.await.unwrap(), [LIST_KEYS, SIGN]);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_was_not_lent_is_not_there() {
+        let asked = CheckAgentRequest { id: "other".into() };
+        let request = unary_request(CHECK, &asked).unwrap();
+        let (_, status) = heard(answer(HashMap::new(), request).await).await;
+        assert_eq!(status.code(), tonic::Code::NotFound);
+        assert!(matches!(SshAgent::at("/"), Err(SshError::NoSocket(_))));
+    }
+}
