@@ -12,6 +12,7 @@ use croft_proto::{DELIVERS, v1 as wire};
 use http::HeaderValue;
 use prost::Message as _;
 use serde_json::json;
+use serde_json::value::RawValue;
 use tonic::Status;
 
 use super::Control;
@@ -144,17 +145,16 @@ fn configs(
 }
 
 /// The config with the history of an image that was made of the same layers: when each was made only the engine knew that made it.
-/// `None` if that isn't the history of this config.
+/// All else keeps its bytes. `None` if that isn't the history of this config.
 fn with_history(config: &[u8], history: &serde_json::Value) -> Option<Vec<u8>> {
-    let mut config: serde_json::Value = serde_json::from_slice(config).ok()?;
-    let made = history.as_array()?;
-    let said = config["history"].as_array().map_or(0, Vec::len);
-    if made.len() < said {
+    let mut config: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(config).ok()?;
+    let said = config.get("history").map_or("[]", |said| said.get());
+    let said: Option<Vec<serde_json::Value>> = serde_json::from_str(said).ok()?;
+    if history.as_array()?.len() < said.map_or(0, |said| said.len()) {
         return None;
     }
-    config
-        .as_object_mut()?
-        .insert("history".to_owned(), history.clone());
+    let history = RawValue::from_string(history.to_string()).ok()?;
+    config.insert("history".to_owned(), history);
     serde_json::to_vec(&config).ok()
 }
 
@@ -210,5 +210,23 @@ impl Build {
         let place = HeaderValue::from(exporter.place);
         request.headers_mut().insert(PLACE, place);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_put_in_and_all_else_of_a_config_stays_as_it_is() {
+        let config = br#"{"os":"linux","config":{"Env":["A=\u003e"],"Cmd":null},"history":[{"created_by":"x"}]}"#;
+        let history = json!([{"created": "2023-11-14T22:13:20Z", "created_by": "x"}]);
+        let put = with_history(config, &history).unwrap();
+        assert_eq!(
+            String::from_utf8(put).unwrap(),
+            r#"{"config":{"Env":["A=\u003e"],"Cmd":null},"history":[{"created":"2023-11-14T22:13:20Z","created_by":"x"}],"os":"linux"}"#
+        );
+        assert_eq!(with_history(config, &json!([])), None);
+        assert_eq!(with_history(b"[]", &history), None);
     }
 }

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde_json::Value;
@@ -68,14 +69,23 @@ impl Side {
 fn on_both(context: &Context, arguments: &[&str], outputs: &[&str]) -> [Side; 2] {
     let farm = farm();
     let buildx = Buildx::of(farm);
-    let agent = farm.agents().iter().find(|one| one.name.to_string().starts_with("amd64"));
+    let agent = farm
+        .agents()
+        .iter()
+        .find(|one| one.name.to_string().starts_with("amd64"));
     let engine = agent.expect("one for amd64").engine();
     let through_farm = buildx.command(["--builder", BUILDER]);
     [through_farm, alone(&buildx, engine, [""; 0])].map(|mut command| {
         let side = Side::new();
         command.args(["build", "--progress", "plain", "--provenance=false"]);
         command.arg("--metadata-file").arg(side.at("metadata"));
-        command.arg("--iidfile").arg(side.at("iid"));
+        if outputs
+            .iter()
+            .all(|one| one.contains("=oci") || one.contains("=docker"))
+        {
+            // Others have no id.
+            command.arg("--iidfile").arg(side.at("iid"));
+        }
         command.args(arguments);
         for output in outputs {
             let out = side.folder.path().to_str().expect("a path in UTF-8");
@@ -106,13 +116,36 @@ fn listing(root: &Path) -> BTreeMap<String, String> {
             } else {
                 digest(&fs::read(&path).expect("readable"))
             };
-            let name = path.strip_prefix(root).expect("below").display().to_string();
+            let name = path
+                .strip_prefix(root)
+                .expect("below")
+                .display()
+                .to_string();
             let (mode, owner) = (meta.mode(), (meta.uid(), meta.gid()));
             let time = (meta.mtime(), meta.mtime_nsec());
             found.insert(name, format!("{mode:o} {owner:?} {time:?} {content}"));
         }
     }
     found
+}
+
+/// The documents in an archive of images, and of all else what it is, one after the other.
+fn documents(archive: &Path) -> Vec<Value> {
+    let unpacked = tempfile::tempdir().expect("a temporary folder");
+    let mut tar = Command::new("tar");
+    tar.arg("-xf").arg(archive).arg("-C").arg(unpacked.path());
+    process::run(tar).succeeded();
+    let blobs = unpacked.path().join("blobs/sha256");
+    let files = fs::read_dir(blobs).into_iter().flatten();
+    let mut documents: Vec<Value> = files
+        .map(|file| fs::read(file.expect("an entry").path()).expect("readable"))
+        .map(|bytes| match serde_json::from_slice(&bytes) {
+            Ok(document) => document,
+            Err(_) => digest(&bytes).into(),
+        })
+        .collect();
+    documents.sort_by_key(Value::to_string);
+    documents
 }
 
 #[test]
@@ -124,7 +157,11 @@ fn folders_are_those_of_one_engine() {
         let [farm, plain] = on_both(&context, &arguments, &["type=local,dest=$OUT/out"]);
         let (farm, plain) = (listing(&farm.at("out")), listing(&plain.at("out")));
         assert_eq!(farm, plain);
-        let sub = if platforms.len() > 1 { "linux_arm64/" } else { "" };
+        let sub = if platforms.len() > 1 {
+            "linux_arm64/"
+        } else {
+            ""
+        };
         assert!(plain.contains_key(&format!("{sub}dir/of")), "{plain:?}");
     }
 }
@@ -135,13 +172,24 @@ fn archives_are_those_of_one_engine() {
         for kind in kinds {
             let context = context();
             let list = platforms.join(",");
-            let arguments = ["--platform", &list, "--build-arg", EPOCH, "-t", "some/name:1"];
+            let arguments = [
+                "--platform",
+                &list,
+                "--build-arg",
+                EPOCH,
+                "-t",
+                "some/name:1",
+            ];
             let output = match *kind {
                 "tar" => "type=tar,dest=$OUT/out".to_owned(),
-                kind => format!("type={kind},dest=$OUT/out,rewrite-timestamp=true,annotation.some=thing"),
+                kind => format!(
+                    "type={kind},dest=$OUT/out,rewrite-timestamp=true,annotation.some=thing"
+                ),
             };
             let [farm, plain] = on_both(&context, &arguments, &[&output]);
             let read = |side: &Side| digest(&fs::read(side.at("out")).expect("an archive"));
+            let [one, two] = [&farm, &plain].map(|side| documents(&side.at("out")));
+            assert_eq!(one, two, "{kind} for {list}");
             assert_eq!(farm.metadata(), plain.metadata(), "{kind} for {list}");
             let iid = |side: &Side| fs::read_to_string(side.at("iid")).ok();
             assert_eq!(iid(&farm), iid(&plain), "{kind} for {list}");
@@ -176,6 +224,11 @@ fn several_outputs_at_once_have_the_same_image_in_them_as_the_registry() {
         let index: Value =
             serde_json::from_slice(&fs::read(side.at("oci/index.json")).expect("an index"))
                 .expect("JSON");
+        let handed_out = index["manifests"][0]["digest"].as_str().expect("a digest");
+        let blob = |digest: &str| side.at("oci/blobs").join(digest.replace(':', "/"));
+        let handed_out: Value =
+            serde_json::from_slice(&fs::read(blob(handed_out)).expect("a blob")).expect("JSON");
+        assert_eq!(handed_out, published.document);
         assert_eq!(index["manifests"][0]["digest"], published.digest.as_str());
         assert_eq!(built.digest(), published.digest);
         let sub = if at > 0 { "linux_arm64/" } else { "" };
@@ -197,10 +250,17 @@ fn an_archive_goes_to_standard_output() {
     let buildx = Buildx::of(farm());
     let context = Context::new("FROM scratch\nCOPY Dockerfile /$NONCE\n");
     for platforms in [ONE, TWO] {
-        let built = buildx.build(&context).platforms(platforms).args(["--output", "-"]);
+        let built = buildx
+            .build(&context)
+            .platforms(platforms)
+            .args(["--output", "-"]);
         let built = built.run().succeeded();
         assert!(built.finished.stdout.contains(&context.nonce));
-        assert!(built.progress().contains("sending tarball"), "{}", built.progress());
+        assert!(
+            built.progress().contains("sending tarball"),
+            "{}",
+            built.progress()
+        );
     }
 }
 
@@ -214,11 +274,19 @@ fn what_docker_cannot_hold_and_folders_that_cannot_be_written_are_refused_as_by_
     for (platforms, output, why) in [
         (TWO, "type=docker,dest=$OUT/x", "manifest lists"),
         (ONE, "type=local,dest=$OUT/file/below", "not a directory"),
-        (ONE, "type=local,dest=$OUT/x,platform-split=perhaps", "non-bool"),
+        (
+            ONE,
+            "type=local,dest=$OUT/y,platform-split=perhaps",
+            "non-bool",
+        ),
     ] {
         let output = output.replace("$OUT", side.folder.path().to_str().expect("UTF-8"));
         let built = buildx.build(&context).platforms(platforms);
         let built = built.args(["--output", &output]).run().failed();
-        assert!(built.progress().contains(why), "{}", built.finished.report());
+        assert!(
+            built.progress().contains(why),
+            "{}",
+            built.finished.report()
+        );
     }
 }
