@@ -128,7 +128,12 @@ impl Control {
     async fn push(&self, order: &Order<'_>, manifest: &Manifest, step: &Step) -> Result<()> {
         let Order { image, logins, .. } = *order;
         let refused = |error| refused(order.build, error);
-        for repository in image.repositories() {
+        // A bare manifest is there already: an engine made and pushed it.
+        let missing = match order.planned.results.shape {
+            Shape::Bare => Vec::new(),
+            Shape::Index => image.repositories(),
+        };
+        for repository in missing {
             let by_digest = repository.clone_with_digest(manifest.digest.clone());
             let name = format!("pushing {}", by_digest.whole());
             step.status(&name, Phase::Begun);

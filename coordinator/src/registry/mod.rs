@@ -3,31 +3,17 @@
 //! Layers and configs never pass here: engines push and pull them by themselves. What a manifest says is built in
 //! [`crate::control::image`]; whose credentials are used is decided by the caller.
 
+mod connection;
+
 use std::fmt;
-use std::time::Duration;
 
 use base64::Engine as _;
-use bytes::Bytes;
-use futures::StreamExt as _;
-use http::HeaderValue;
-use oci_client::client::{ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use http::StatusCode;
+use oci_client::Reference;
+use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
-use oci_client::{Reference, RegistryOperation};
 
-/// The media types that a tag may point at, in every family.
-pub const MANIFEST_TYPES: [&str; 4] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
-
-const USER_AGENT: &str = concat!("croft/", env!("CARGO_PKG_VERSION"));
-/// How long a registry may take to be connected to …
-const CONNECT: Duration = Duration::from_secs(10);
-/// … and between two words.
-const READ: Duration = Duration::from_secs(60);
+pub use connection::Registry;
 
 /// Who we are towards one registry. Never stored, never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -119,24 +105,11 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// What kept a request from being answered, or the login from being accepted.
     fn of(reference: &Reference, error: OciDistributionError) -> Self {
         let why = chain(&error);
         let reference = reference.whole();
         match error {
-            OciDistributionError::ImageManifestNotFoundError(_) => Self::NotFound { reference },
-            OciDistributionError::ServerError { code: 404, .. } => Self::NotFound { reference },
-            OciDistributionError::RegistryError { envelope, .. } => {
-                let code = envelope.errors.first().map(|e| &e.code);
-                match code {
-                    Some(OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown) => {
-                        Self::NotFound { reference }
-                    }
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => {
-                        Self::Refused { reference, why }
-                    }
-                    _ => Self::Other { reference, why },
-                }
-            }
             OciDistributionError::AuthenticationFailure(_)
             | OciDistributionError::UnauthorizedError { .. }
             | OciDistributionError::ServerError {
@@ -147,6 +120,26 @@ impl RegistryError {
             | OciDistributionError::ServerError {
                 code: 500..=599, ..
             } => Self::Away { reference, why },
+            _ => Self::Other { reference, why },
+        }
+    }
+
+    /// What an answer says that is no success. `body` is what came with it.
+    fn answered(reference: String, status: StatusCode, body: &[u8]) -> Self {
+        let said: Option<OciEnvelope> = serde_json::from_slice(body).ok();
+        let said = said.and_then(|envelope| envelope.errors.into_iter().next());
+        let why = match &said {
+            Some(error) => format!("{status}: {error}"),
+            None => status.to_string(),
+        };
+        match (said.map(|error| error.code), status.as_u16()) {
+            (Some(OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown), _) | (_, 404) => {
+                Self::NotFound { reference }
+            }
+            (Some(OciErrorCode::Unauthorized | OciErrorCode::Denied), _) | (_, 401 | 403) => {
+                Self::Refused { reference, why }
+            }
+            (_, 429 | 500..=599) => Self::Away { reference, why },
             _ => Self::Other { reference, why },
         }
     }
@@ -180,179 +173,6 @@ pub fn reference(text: &str) -> Result<Reference, RegistryError> {
 /// The registry's host of a reference, as credentials are asked for.
 pub fn host(reference: &Reference) -> &str {
     reference.resolve_registry()
-}
-
-/// A connection to one registry with one login. Cheap to make; hold it for one build only, so that no build ever uses
-/// another's credentials.
-#[derive(Clone)]
-pub struct Registry {
-    client: oci_client::Client,
-    auth: RegistryAuth,
-    /// For what the other can't do.
-    http: reqwest::Client,
-    plain: bool,
-}
-
-impl Registry {
-    /// Hosts in `plain` and loopback ones are spoken to in plain HTTP, as engines do.
-    pub fn new(host: &str, login: &Login, plain: &[String]) -> Self {
-        let mut exceptions = plain.to_vec();
-        if is_loopback(host) {
-            exceptions.push(host.to_owned());
-        }
-        let plain = exceptions.iter().any(|one| one == host);
-        let client = oci_client::Client::new(ClientConfig {
-            protocol: ClientProtocol::HttpsExcept(exceptions),
-            user_agent: USER_AGENT,
-            connect_timeout: Some(CONNECT),
-            read_timeout: Some(READ),
-            ..ClientConfig::default()
-        });
-        let http = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT)
-            .read_timeout(READ)
-            .build()
-            // As the other client has it: without a working TLS there is none of its own either.
-            .unwrap_or_default();
-        Self {
-            client,
-            auth: login.into(),
-            http,
-            plain,
-        }
-    }
-
-    /// The digest that a tag points at now; `None` if there is no such tag.
-    pub async fn tag_get(&self, reference: &Reference) -> Result<Option<String>, RegistryError> {
-        match self
-            .client
-            .fetch_manifest_digest(reference, &self.auth)
-            .await
-            .map_err(|error| RegistryError::of(reference, error))
-        {
-            Ok(digest) => Ok(Some(digest)),
-            Err(RegistryError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A manifest or index as its bytes.
-    pub async fn manifest_get(&self, reference: &Reference) -> Result<Bytes, RegistryError> {
-        self.client
-            .pull_manifest_raw(reference, &self.auth, &MANIFEST_TYPES)
-            .await
-            .map(|(bytes, _)| bytes)
-            .map_err(|error| RegistryError::of(reference, error))
-    }
-
-    /// Deletes a manifest by its digest.
-    pub async fn manifest_delete(&self, reference: &Reference) -> Result<(), RegistryError> {
-        let failed = |error| RegistryError::of(reference, error);
-        let push = RegistryOperation::Push;
-        let token = self.client.auth(reference, &self.auth, push).await;
-        let host = reference.resolve_registry();
-        let digest = reference.digest().unwrap_or_default();
-        let scheme = if self.plain { "http" } else { "https" };
-        let path = reference.repository();
-        let url = format!("{scheme}://{host}/v2/{path}/manifests/{digest}");
-        let request = self.http.delete(url);
-        let request = match (token.map_err(failed)?, &self.auth) {
-            (Some(token), _) => request.bearer_auth(token),
-            (None, RegistryAuth::Basic(user, password)) => request.basic_auth(user, Some(password)),
-            (None, _) => request,
-        };
-        let answer = request.send().await.map_err(|error| failed(error.into()))?;
-        let (reference, status) = (reference.whole(), answer.status());
-        let why = || format!("the registry answered {status} to a deletion");
-        match status.as_u16() {
-            200..=299 => Ok(()),
-            404 => Err(RegistryError::NotFound { reference }),
-            405 => Err(RegistryError::NoDeletion { reference }),
-            401 | 403 => Err(RegistryError::Refused {
-                reference,
-                why: why(),
-            }),
-            500..=599 => Err(RegistryError::Away {
-                reference,
-                why: why(),
-            }),
-            _ => Err(RegistryError::Other {
-                reference,
-                why: why(),
-            }),
-        }
-    }
-
-    /// A blob of at most `limit` bytes, which is checked against its digest.
-    pub async fn blob_get(
-        &self,
-        repository: &Reference,
-        digest: &str,
-        limit: usize,
-    ) -> Result<Vec<u8>, RegistryError> {
-        let failed = |why: String| RegistryError::Other {
-            reference: format!("{}@{digest}", repository.whole()),
-            why,
-        };
-        self.client
-            .store_auth_if_needed(repository.resolve_registry(), &self.auth)
-            .await;
-        let blob = self
-            .client
-            .pull_blob_stream(repository, digest)
-            .await
-            .map_err(|error| RegistryError::of(repository, error))?;
-        let mut stream = blob.stream;
-        let mut bytes = Vec::new();
-        while let Some(piece) = stream.next().await {
-            bytes.extend_from_slice(&piece.map_err(|error| failed(error.to_string()))?);
-            if bytes.len() > limit {
-                return Err(failed(format!("it has more than {limit} bytes")));
-            }
-        }
-        match self::digest(&bytes) == digest {
-            true => Ok(bytes),
-            false => Err(failed("the registry gave something else".to_owned())),
-        }
-    }
-
-    /// Whether a blob is in a repository.
-    pub async fn blob_exists(
-        &self,
-        repository: &Reference,
-        digest: &str,
-    ) -> Result<bool, RegistryError> {
-        self.client
-            .store_auth_if_needed(repository.resolve_registry(), &self.auth)
-            .await;
-        self.client
-            .blob_exists(repository, digest)
-            .await
-            .map_err(|error| RegistryError::of(repository, error))
-    }
-
-    /// Puts a manifest or index under a tag or its digest.
-    pub async fn manifest_put(
-        &self,
-        reference: &Reference,
-        media_type: &str,
-        bytes: Bytes,
-    ) -> Result<(), RegistryError> {
-        let media_type =
-            HeaderValue::from_str(media_type).map_err(|error| RegistryError::Other {
-                reference: reference.whole(),
-                why: error.to_string(),
-            })?;
-        self.client
-            .store_auth_if_needed(reference.resolve_registry(), &self.auth)
-            .await;
-        self.client
-            .push_manifest_raw(reference, bytes, media_type)
-            .await
-            .map(drop)
-            .map_err(|error| RegistryError::of(reference, error))
-    }
 }
 
 /// Whether engines speak plain HTTP to this host without being told: BuildKit's rule.
