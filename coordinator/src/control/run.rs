@@ -331,9 +331,9 @@ impl Control {
             self.forget(part);
         }
         let beside = match outcome {
-            Ok(_) => self.beside(build),
+            Ok(_) if build.rank() == Rank::Outer => self.beside(build),
             // What failed sticks as long as it is held.
-            Err(_) => HashSet::new(),
+            Ok(_) | Err(_) => HashSet::new(),
         };
         for (agent, build) in self.estates.settle(build.id(), keepers, beside) {
             self.close_keeper(agent, build);
