@@ -177,7 +177,7 @@ fn declared(steps: &Steps<'_>, id: OpId, name: &str) -> Option<Place> {
     let Place { file, lines } = steps.place(id)?;
     let mut below = lines.first;
     for _ in 0..MAX_STAGES {
-        let from = steps.from_line(file, below)?;
+        let from = steps.stage_start(file, below)?;
         if let Some(lines) = declaration(steps, file, from + 1..below, name) {
             return Some(Place { file, lines });
         }

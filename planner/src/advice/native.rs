@@ -188,7 +188,7 @@ fn may_take_modules(tool: Tool, command: &Command, paths: &BTreeSet<String>) -> 
 /// The `FROM` of a step's Dockerfile stage.
 fn from_line(steps: &Steps<'_>, id: OpId) -> Option<Place> {
     let place = steps.place(id)?;
-    let line = steps.from_line(place.file, place.lines.first)?;
+    let line = steps.stage_start(place.file, place.lines.first)?;
     let lines = Lines {
         first: line,
         last: line,

@@ -169,7 +169,7 @@ impl<'a> Steps<'a> {
     }
 
     /// The `FROM` of the Dockerfile stage that a line is in.
-    pub fn from_line(&self, file: usize, line: u32) -> Option<u32> {
+    pub fn stage_start(&self, file: usize, line: u32) -> Option<u32> {
         let line = line.min(MAX_LINES as u32 + 1);
         (1..line)
             .rev()

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::super::{svg::Svg, text::clean};
-use super::{cached, place, summary};
-use crate::plan::model::{Plan, Stage};
+use super::{place, summary};
+use crate::plan::model::{Handed, Plan, Stage};
 
 const BOX: (u32, u32) = (250, 58);
 const GAP: (u32, u32) = (110, 14);
@@ -12,8 +12,8 @@ const LEFT: u32 = 120;
 const TOP: u32 = 64;
 const PAD: u32 = 12;
 /// Letters that fit a box, and an arrow.
-const LETTERS: usize = 36;
-const ON_ARROW: usize = 15;
+const LETTERS: usize = 34;
+const ON_ARROW: usize = 14;
 
 const STYLE: &str = "\
 text { font: 11px ui-monospace, Menlo, Consolas, monospace; fill: #111827 }
@@ -57,8 +57,8 @@ pub fn svg(plan: &Plan) -> String {
     let height = top + if advice > 0 { advice + 24 } else { PAD };
     let mut svg = Svg::new(width, height, STYLE);
     svg.rect((0, 0), (width, height), "page");
-    let names: Vec<&str> = plan.targets.iter().map(|one| one.name.as_str()).collect();
-    let title = format!("Plan for {}", names.join(", "));
+    let targets: Vec<&str> = plan.targets.iter().map(|one| one.name.as_str()).collect();
+    let title = format!("Plan for {}", targets.join(", "));
     svg.text((PAD, 26), "title", &clean(&title));
     svg.text((PAD, 46), "faint", &clean(&summary(plan)));
     for (lane, (top, height)) in lanes.iter().zip(&tops) {
@@ -86,7 +86,7 @@ pub fn svg(plan: &Plan) -> String {
             let class = if travels { "travels" } else { "stays" };
             svg.curve(start, end, class);
             if travels {
-                let what = shortened(&clean(&result.what()), ON_ARROW);
+                let what = shortened(&clean(&names(result)), ON_ARROW);
                 svg.text(
                     (end.0.saturating_sub(GAP.0 - 8), end.1 - 6),
                     "parcel",
@@ -123,12 +123,37 @@ fn stage_box(svg: &mut Svg, plan: &Plan, stage: &Stage, (x, y): (u32, u32)) {
     let line = |text: &str| shortened(&clean(text), LETTERS);
     let head = format!("{} {}{users}", stage.number, stage.kind);
     svg.text((x + 8, y + 17), "strong", &line(&head));
-    svg.text((x + 8, y + 33), "", &line(&stage.name));
-    let foot = match &stage.agent {
-        Some(_) => cached(stage).unwrap_or_else(|| "no commands".to_owned()),
-        None => stage.reason.clone(),
+    svg.text((x + 8, y + 33), "", &line(&without_platforms(&stage.name)));
+    let foot = match (&stage.agent, stage.commands) {
+        (None, _) => stage.reason.clone(),
+        (Some(_), 0) => "no commands".to_owned(),
+        (Some(_), all) => format!("expected in the cache: {} of {all}", stage.commands_cached),
     };
     svg.text((x + 8, y + 49), "faint", &line(&foot));
+}
+
+/// `stage-1 3/3 COPY …` of `[linux/arm64 stage-1 3/3] COPY …`: the box is for few letters, and says the platform.
+fn without_platforms(name: &str) -> String {
+    let words = name.split_whitespace();
+    let words = words.map(|word| word.trim_start_matches('['));
+    let words = words.filter(|word| !word.starts_with("linux/"));
+    let words = words.map(|word| match word.strip_suffix(']') {
+        Some(number) if number.contains('/') => number,
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What travels, without the folders that it is in.
+fn names(result: &Handed) -> String {
+    match result.paths.as_slice() {
+        [] => result.what(),
+        [root] if root == "/" => result.what(),
+        paths => {
+            let names = paths.iter().filter_map(|path| path.rsplit('/').next());
+            names.collect::<Vec<_>>().join(" ")
+        }
+    }
 }
 
 fn shortened(text: &str, letters: usize) -> String {
