@@ -2,7 +2,8 @@
 //!
 //! Towards an engine: [`engine`] reaches a `buildkitd` or a Docker Engine, [`gateway`] holds a build open on it,
 //! [`session::EngineSession`] lends it a client's session. Towards a client: [`session::ClientSession`] is the daemon's
-//! end of a session; the servers that a client calls are the generated traits in [`api`].
+//! end of a session; the servers that a client calls are the generated traits in [`api`]. As a client: [`session::serve`] is
+//! what a build may ask for.
 //!
 //! What a build means to the farm, where it runs and who may do what is none of this crate's business.
 

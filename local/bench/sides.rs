@@ -114,16 +114,25 @@ impl Bench {
         Ok(command)
     }
 
-    /// Starts a build. No side attaches provenance: a farm does not, and so no side pays for it.
+    /// A build. No side attaches provenance: a farm does not, and so no side pays for it.
+    pub fn build(
+        &self,
+        side: Side,
+        arguments: impl IntoIterator<Item: AsRef<OsStr>>,
+    ) -> Result<Command> {
+        let mut command =
+            self.command(side, ["build", "--progress=plain", "--provenance=false"])?;
+        command.args(arguments);
+        Ok(command)
+    }
+
+    /// Starts a build.
     pub fn start_build(
         &self,
         side: Side,
         arguments: impl IntoIterator<Item: AsRef<OsStr>>,
     ) -> Result<Running> {
-        let mut command =
-            self.command(side, ["build", "--progress=plain", "--provenance=false"])?;
-        command.args(arguments);
-        Ok(process::start(command).patience(PATIENCE))
+        Ok(process::start(self.build(side, arguments)?).patience(PATIENCE))
     }
 
     /// A build to its successful end, measured.
@@ -132,9 +141,14 @@ impl Bench {
         side: Side,
         arguments: impl IntoIterator<Item: AsRef<OsStr>>,
     ) -> Result<Usage> {
-        let build = || end(self.start_build(side, arguments)?);
-        let (built, usage) = self.meter.measure(build)?;
-        built.map(|()| usage)
+        self.measured(self.build(side, arguments)?)
+    }
+
+    /// A program to its successful end, measured.
+    pub fn measured(&self, command: Command) -> Result<Usage> {
+        let run = || end(process::start(command).patience(PATIENCE));
+        let (ended, usage) = self.meter.measure(run)?;
+        ended.map(|()| usage)
     }
 
     /// A repository of the users' registry that no other side pushes to.
@@ -143,11 +157,11 @@ impl Bench {
     }
 
     /// Lets the sides take turns: each once to warm up, which doesn't count, and then each once a round.
-    pub fn turns<T>(
+    pub fn turns<S: Copy + Ord + fmt::Display, T>(
         &self,
-        sides: &[Side],
-        mut turn: impl FnMut(Side) -> Result<T>,
-    ) -> Result<BTreeMap<Side, Vec<T>>> {
+        sides: &[S],
+        mut turn: impl FnMut(S) -> Result<T>,
+    ) -> Result<BTreeMap<S, Vec<T>>> {
         for side in sides {
             eprintln!("bench:   {side}, to warm up");
             turn(*side)?;

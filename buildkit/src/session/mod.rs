@@ -2,7 +2,8 @@
 //!
 //! `Control.Session` carries an HTTP/2 connection in which the client is the server. [`ClientSession`] is the daemon's
 //! end of one, [`EngineSession`] the client's end; a proxy hands the requests of many of the latter to one of the
-//! former, unparsed. Which requests a proxy answers itself is its own decision; [`auth`] and [`grpc`] help it to.
+//! former, unparsed. Which requests a proxy answers itself is its own decision; [`auth`] and [`grpc`] help it to. [`serve`] is what a client
+//! that isn't a proxy answers.
 
 pub mod auth;
 mod batch;

@@ -8,6 +8,7 @@ mod many;
 mod no_op;
 mod scratch;
 mod statements;
+mod upload;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -33,7 +34,7 @@ pub struct Case {
 }
 
 /// All of them, in the order in which they run.
-pub const CASES: [Case; 8] = [
+pub const CASES: [Case; 9] = [
     Case {
         name: "no-op",
         title: "a rebuild without a change, four platforms, pushed",
@@ -53,6 +54,11 @@ pub const CASES: [Case; 8] = [
         name: "context",
         title: "a local context of 2 GB, uploaded as a whole",
         run: large_context::run,
+    },
+    Case {
+        name: "upload",
+        title: "the contexts of croft build against those of buildx, to the same farm: 50,000 small files, and 2 GB",
+        run: upload::run,
     },
     Case {
         name: "many",
