@@ -4,19 +4,23 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod aftermath;
 mod agents;
 mod cable;
+mod clients;
 mod database;
 mod disk;
 mod engines;
 mod failover;
 mod gate;
 mod operate;
+mod outputs;
 mod registry_proxy;
 mod restart;
 mod sleep;
 mod stage_registry;
 mod tags;
+mod users_registry;
 
 use croft_local::{Farm, FarmOptions};
 
