@@ -111,6 +111,31 @@ impl Engine {
         self.part.log()
     }
 
+    /// Kills it as `kill -9` does, and with it all that it runs. What it has on its disk stays, for [`Engine::start_again`].
+    pub fn kill(&mut self) -> Result<()> {
+        self.part.kill()
+    }
+
+    /// Starts it again with what it had, and waits until it answers. It must have ended.
+    pub fn start_again(&mut self) -> Result<()> {
+        // Process ids of a namespace that is gone would be taken for those of the new one.
+        let run = self.socket().with_file_name("");
+        for left in [run.join("pid"), run.join("exec")] {
+            let removed = match left.is_dir() {
+                true => fs::remove_dir_all(&left),
+                false => fs::remove_file(&left),
+            };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).doing("remove", &left);
+                }
+                _ => {}
+            }
+        }
+        self.part.start_again()?;
+        self.wait_ready()
+    }
+
     /// Starts the engine's end without waiting for it, so that several can end at once.
     pub(crate) fn let_go(&mut self) {
         self.part.let_go();
@@ -160,31 +185,8 @@ impl Engine {
             .arg("--host")
             .arg(format!("unix://{}", socket.display()));
         parts.environment(&mut command);
-        let hooks = Some(names.hooks());
-        let mut part = Launch {
-            name: &options.name,
-            home,
-            stop: STOP,
-            hooks,
-            command,
-        }
-        .start()?;
-        let peer = Peer::Unix(socket.clone());
-        part.wait_ready(READY_WITHIN, || {
-            let answer = Request::new("GET", "/_ping")
-                .send(&peer)
-                .map_err(|error| error.to_string())?;
-            if answer.status == 200 {
-                Ok(())
-            } else {
-                Err(answer.summary())
-            }
-        })?;
-        Ok(Engine {
-            part,
-            address: format!("docker+unix://{}", socket.display()),
-            cgroup: names.cgroup(),
-        })
+        let address = format!("docker+unix://{}", socket.display());
+        Engine::launch(&options.name, home, &names, command, address)
     }
 
     fn start_buildkitd(program: &Program, options: EngineOptions) -> Result<Engine> {
@@ -214,22 +216,50 @@ impl Engine {
             .arg("--addr")
             .arg(format!("unix://{}", socket.display()))
             .args(["--oci-worker", "true", "--containerd-worker", "false"]);
-        let hooks = Some(names.hooks());
-        let mut part = Launch {
-            name: &options.name,
+        let address = format!("unix://{}", socket.display());
+        Engine::launch(&options.name, home, &names, command, address)
+    }
+
+    fn launch(
+        name: &str,
+        home: Home,
+        names: &Names,
+        command: Command,
+        address: String,
+    ) -> Result<Engine> {
+        let part = Launch {
+            name,
             home,
             stop: STOP,
-            hooks,
+            hooks: Some(names.hooks()),
             command,
         }
         .start()?;
-        part.wait_ready(READY_WITHIN, || {
-            http::speaks_http2(UnixStream::connect(&socket)).map_err(|error| error.to_string())
-        })?;
-        Ok(Engine {
+        let cgroup = names.cgroup();
+        let mut engine = Engine {
             part,
-            address: format!("unix://{}", socket.display()),
-            cgroup: names.cgroup(),
+            address,
+            cgroup,
+        };
+        engine.wait_ready()?;
+        Ok(engine)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let socket = self.socket().to_owned();
+        let docker = self.address.starts_with("docker+");
+        self.part.wait_ready(READY_WITHIN, || {
+            if !docker {
+                let stream = UnixStream::connect(&socket);
+                return http::speaks_http2(stream).map_err(|error| error.to_string());
+            }
+            let answer = Request::new("GET", "/_ping")
+                .send(&Peer::Unix(socket.clone()))
+                .map_err(|error| error.to_string())?;
+            match answer.status {
+                200 => Ok(()),
+                _ => Err(answer.summary()),
+            }
         })
     }
 }

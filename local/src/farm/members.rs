@@ -43,6 +43,14 @@ impl FarmAgent {
         }
     }
 
+    /// Its engine, to be broken, if this farm started it.
+    pub fn engine_mut(&mut self) -> Option<&mut Engine> {
+        match &mut self.engine {
+            FarmEngine::Own(engine) => Some(engine),
+            FarmEngine::Given(_) => None,
+        }
+    }
+
     /// The control group of what its engine runs, if this farm started the engine. See [`Engine::cgroup`].
     pub fn cgroup(&self) -> Option<&str> {
         match &self.engine {

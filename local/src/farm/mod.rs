@@ -252,6 +252,11 @@ impl Farm {
         &self.agents
     }
 
+    /// The same, to be broken.
+    pub fn agents_mut(&mut self) -> &mut [FarmAgent] {
+        &mut self.agents
+    }
+
     /// The users' open registry; the engines' docker.io.
     pub fn registry(&self) -> &Registry {
         &self.registry

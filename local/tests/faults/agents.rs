@@ -6,11 +6,10 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::aftermath::{settled, unharmed};
 use crate::cable::Cable;
 use crate::sleep::Sleep;
-use crate::support::{
-    Buildx, Context, Plan, Repository, agent, builds, engine::records_of, process::eventually,
-};
+use crate::support::{Buildx, Context, Plan, Repository, agent, builds, process::eventually};
 use crate::{farm_with, sleeping};
 
 /// Short enough for a test, long enough for a busy machine.
@@ -54,19 +53,11 @@ pub fn attempts(plan: &Plan, stage: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The agent is there and has nothing left of a build: no attempt, nothing that its engine holds.
-pub fn nothing_left(farm: &Farm, name: &str, nonce: &str) {
-    eventually("the agent is back and has nothing left", || {
+/// The agent is there and takes work.
+pub fn back(farm: &Farm, name: &str) {
+    eventually("the agent is back", || {
         let listed = agent::listed(farm, name);
-        let idle = listed["state"] == "connected"
-            && listed["condition"] == "ready"
-            && listed["running"] == 0
-            && listed["holding"] == 0;
-        let held = || {
-            let records = records_of(named(farm, name), nonce);
-            records.iter().any(|record| !record.reclaimable)
-        };
-        (idle && !held()).then_some(())
+        (listed["state"] == "connected" && listed["condition"] == "ready").then_some(())
     });
 }
 
@@ -122,10 +113,8 @@ fn a_stage_of_an_agent_that_freezes_runs_elsewhere_and_when_it_wakes_it_lets_go(
         let published = image.published("1");
         assert_eq!(Some(&published.digest), plan.digest.as_ref());
         assert!(!published.bare_image().file("/x").is_empty());
-        sleep.wait_for(0);
-        for agent in farm.agents() {
-            nothing_left(&farm, &agent.name.to_string(), &context.nonce);
-        }
+        back(&farm, &first);
+        unharmed(&farm, &context, &image, &[&sleep]);
     }
 }
 
@@ -173,6 +162,7 @@ fn what_only_a_dead_agent_held_is_made_again_with_all_that_came_from_it() {
     let [one, other] =
         ["linux/amd64", "linux/386"].map(|platform| published.image(platform).file("/x"));
     assert_eq!(one, other, "one artifact for both");
+    unharmed(&farm, &context, &image, &[&sleep]);
 }
 
 #[test]
@@ -203,7 +193,7 @@ fn a_stage_whose_only_agent_dies_waits_saying_so_and_fails_naming_the_platform()
         attempts(&plan, &context.nonce),
         [("arm64-1".to_owned(), "lost".to_owned())]
     );
-    sleep.wait_for(0);
+    settled(&farm, &context);
 }
 
 #[test]
@@ -239,6 +229,7 @@ fn a_link_that_is_cut_for_less_than_a_lease_costs_nothing() {
     let once = [("amd64-1".to_owned(), "succeeded".to_owned())];
     assert_eq!(attempts(&plan, &context.nonce), once);
     assert!(!image.published("1").bare_image().file("/x").is_empty());
+    unharmed(&farm, &context, &image, &[&sleep]);
 }
 
 #[test]
@@ -249,10 +240,11 @@ fn an_agent_behind_a_silent_network_is_away_after_a_lease_and_welcome_later() {
     let other = agent::stop(&farm, "amd64-2", Signal::SIGTERM);
     let _started = stopped.by_way_of(cable.address()).start(&farm);
     let sleep = Sleep::new();
-    let context = Context::new(&format!("FROM busybox\nRUN : $NONCE; {}\n", sleep.step()));
+    let context = sleeping(&sleep);
+    let image = Repository::of(farm.registry(), &context.nonce);
     let buildx = Buildx::of(&farm);
     let build = buildx.build(&context).platforms(&["linux/amd64"]);
-    let (built, _others) = build.start_with(|running| {
+    let (built, _others) = build.push(&image.tag("1")).start_with(|running| {
         sleep.wait_for(1);
         let other = other.start(&farm);
         cable.silence();
@@ -273,5 +265,6 @@ fn an_agent_behind_a_silent_network_is_away_after_a_lease_and_welcome_later() {
     let twice = [("amd64-1", "lost"), ("amd64-2", "succeeded")];
     let twice = twice.map(|(agent, state)| (agent.to_owned(), state.to_owned()));
     assert_eq!(attempts(&plan, &context.nonce), twice);
-    nothing_left(&farm, "amd64-1", &context.nonce);
+    back(&farm, "amd64-1");
+    unharmed(&farm, &context, &image, &[&sleep]);
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::aftermath::unharmed;
 use crate::farm_of;
 use crate::gate::Gate;
 use crate::support::{Buildx, Context, Plan, Repository, engine::runs, process::eventually};
@@ -80,7 +81,7 @@ fn while_the_database_is_away_builds_wait_and_nothing_is_lost_or_run_twice() {
     for (built, context, image) in [(first, &ends, &images[0]), (second, &runs_on, &images[1])] {
         let built = built.succeeded();
         once(&farm, &context.nonce, &built.plan());
-        assert_eq!(image.published("1").platforms(), TWO);
+        unharmed(&farm, context, image, &[&gate, &held]);
     }
     let said = std::fs::read_to_string(&log).expect("a log");
     let times = said
@@ -93,7 +94,7 @@ fn while_the_database_is_away_builds_wait_and_nothing_is_lost_or_run_twice() {
 fn a_build_gets_over_it_that_connections_to_the_database_break_again_and_again() {
     let farm = farm_of("amd64,arm64", &["--build-platform", "linux/amd64"]);
     let buildx = Buildx::of(&farm);
-    let over = AtomicBool::new(false);
+    let (over, mut done) = (AtomicBool::new(false), Vec::new());
     let cut = || {
         farm.postgres()
             .query(
@@ -126,10 +127,14 @@ fn a_build_gets_over_it_that_connections_to_the_database_break_again_and_again()
             assert_eq!(runs(&farm, &context.nonce).len(), 2);
             assert_eq!(image.published("1").platforms(), TWO);
             assert_eq!(built.plan().state, "succeeded");
+            done.push((context, image));
         }
         over.store(true, Ordering::Relaxed);
         cutting.join().expect("it cuts")
     });
     eprintln!("{broken} connections were cut");
+    for (context, image) in &done {
+        unharmed(&farm, context, image, &[]);
+    }
     assert!(broken > 10, "{broken}");
 }

@@ -10,7 +10,8 @@ use croft_local::{Farm, FarmOptions, Place, Special};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::agents::{attempts, named, nothing_left};
+use crate::aftermath::settled;
+use crate::agents::{attempts, back, named};
 use crate::sleep::Sleep;
 use crate::support::{Buildx, Context, agent, engine::records_of, process, process::eventually};
 
@@ -132,7 +133,8 @@ fn a_step_that_fails_for_want_of_room_is_tried_elsewhere_and_the_agent_comes_bac
     let twice = [("amd64-1", "failed"), ("amd64-2", "succeeded")];
     let twice = twice.map(|(agent, state)| (agent.to_owned(), state.to_owned()));
     assert_eq!(attempts(&plan, &context.nonce), twice, "{plan:#?}");
-    nothing_left(&farm, "amd64-1", &context.nonce);
+    back(&farm, "amd64-1");
+    settled(&farm, &context);
 }
 
 #[test]
@@ -171,4 +173,5 @@ fn an_agent_whose_disk_fills_takes_no_work_prunes_its_engine_and_comes_back() {
     });
     let plan = built.succeeded().plan();
     assert_eq!(plan.stage(&next.nonce).agent(), "amd64-1");
+    settled(&farm, &next);
 }

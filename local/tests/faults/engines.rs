@@ -1,10 +1,11 @@
-//! Engines that hang under a live agent.
+//! Engines that hang or die under a live agent.
 
 use std::fs;
 
-use croft_local::FarmAgent;
+use croft_local::{Engine, Farm, FarmAgent};
 
-use crate::agents::{Frozen, attempts, named, nothing_left, plan};
+use crate::aftermath::unharmed;
+use crate::agents::{Frozen, attempts, back, named, plan};
 use crate::sleep::Sleep;
 use crate::support::{Buildx, Context, Repository, agent, process::eventually};
 use crate::{farm_with, sleeping};
@@ -24,6 +25,14 @@ fn daemon(agent: &FarmAgent) -> u32 {
     let daemon = processes.find(is_it).expect("the engine runs");
     let id = daemon.file_name().into_string().expect("a number");
     id.parse().expect("a process id")
+}
+
+/// The engine of this agent.
+fn engine<'a>(farm: &'a mut Farm, name: &str) -> &'a mut Engine {
+    let mut agents = farm.agents_mut().iter_mut();
+    let agent = agents.find(|agent| agent.name.to_string() == name);
+    let engine = agent.and_then(FarmAgent::engine_mut);
+    engine.expect("the farm's own")
 }
 
 #[test]
@@ -61,7 +70,8 @@ fn what_runs_on_an_engine_that_hangs_runs_elsewhere_and_it_takes_work_again_when
     assert_eq!((now.len(), &*now[1].1), (2, "succeeded"), "{plan:#?}");
     assert_ne!(now[1].0, first);
     assert!(!image.published("1").bare_image().file("/x").is_empty());
-    nothing_left(&farm, &first, &context.nonce);
+    back(&farm, &first);
+    unharmed(&farm, &context, &image, &[&sleep]);
 
     // It is as good as before: the next build runs where the other can't.
     let _other = agent::stop(&farm, &now[1].0, nix::sys::signal::Signal::SIGTERM);
@@ -71,4 +81,56 @@ fn what_runs_on_an_engine_that_hangs_runs_elsewhere_and_it_takes_work_again_when
         build.run().succeeded().plan().stage(&next.nonce).agent(),
         first
     );
+}
+
+#[test]
+fn what_runs_on_an_engine_that_is_killed_is_tried_again_and_it_takes_work_when_it_is_there_again() {
+    let mut farm = farm_with("amd64,amd64", &[], &[]);
+    let sleep = Sleep::new();
+    let context = sleeping(&sleep);
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let buildx = Buildx::of(&farm);
+    let build = buildx.build(&context).platforms(&["linux/amd64"]);
+    let (built, first) = build.push(&image.tag("1")).start_with(|running| {
+        sleep.wait_for(1);
+        let before = plan(&farm, &context.nonce);
+        let first = before.stage(&context.nonce).agent().to_owned();
+        engine(&mut farm, &first).kill().expect("it runs");
+        running.wait_for(|line| line.contains("is tried again"));
+        eventually("it runs elsewhere", || {
+            let now = attempts(&plan(&farm, &context.nonce), &context.nonce);
+            (now.len() == 2 && now[1].1 == "running" && sleep.sleepers().len() == 1).then_some(())
+        });
+        eventually("the agent takes no work", || {
+            (agent::text(&farm, &first, "condition") != "ready").then_some(())
+        });
+        assert_eq!(agent::state(&farm, &first), "connected");
+        engine(&mut farm, &first).start_again().expect("it starts");
+        sleep.wake_all();
+        first
+    });
+    let now = attempts(&built.succeeded().plan(), &context.nonce);
+    assert_eq!(now[0], (first.clone(), "failed".to_owned()), "{now:?}");
+    assert_eq!((now.len(), &*now[1].1), (2, "succeeded"), "{now:?}");
+    assert_ne!(now[1].0, first);
+    back(&farm, &first);
+    unharmed(&farm, &context, &image, &[&sleep]);
+
+    // With the other one gone too, what ran there waits for its own engine.
+    let _other = agent::stop(&farm, &now[1].0, nix::sys::signal::Signal::SIGTERM);
+    let sleep = Sleep::new();
+    let context = sleeping(&sleep);
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let build = buildx.build(&context).platforms(&["linux/amd64"]);
+    let (built, ()) = build.push(&image.tag("1")).start_with(|running| {
+        sleep.wait_for(1);
+        engine(&mut farm, &first).kill().expect("it runs");
+        running.wait_for(|line| line.contains("is tried again"));
+        engine(&mut farm, &first).start_again().expect("it starts");
+        sleep.wait_for(1);
+        sleep.wake_all();
+    });
+    let now = attempts(&built.succeeded().plan(), &context.nonce);
+    assert!(now.iter().all(|(agent, _)| *agent == first), "{now:?}");
+    unharmed(&farm, &context, &image, &[&sleep]);
 }

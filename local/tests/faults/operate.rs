@@ -5,7 +5,8 @@ use std::process::Command;
 use croft_local::Farm;
 use nix::sys::signal::Signal;
 
-use crate::agents::{attempts, nothing_left, plan};
+use crate::aftermath::{settled, unharmed};
+use crate::agents::{attempts, plan};
 use crate::sleep::Sleep;
 use crate::support::{
     Buildx, Context, Finished, Repository, agent,
@@ -57,9 +58,7 @@ fn croft_cancels_a_build_everywhere_and_says_so_where_there_is_nothing_to_cancel
         plan.error.as_deref(),
         Some("it was cancelled: the wrong branch")
     );
-    for agent in farm.agents() {
-        nothing_left(&farm, &agent.name.to_string(), &context.nonce);
-    }
+    settled(&farm, &context);
     let again = croft(&farm, &["builds", "cancel", &id]).failed();
     assert!(
         again.stderr.contains("is over, it has cancelled"),
@@ -83,7 +82,7 @@ fn a_build_that_takes_longer_than_the_farm_allows_is_ended_and_says_why() {
         (&*plan.state, plan.error.as_deref()),
         ("cancelled", Some(why))
     );
-    sleep.wait_for(0);
+    settled(&farm, &context);
 }
 
 #[test]
@@ -131,6 +130,7 @@ fn an_agent_that_is_drained_finishes_what_it_has_takes_nothing_and_stays_so_unti
     });
     let plan = built.succeeded().plan();
     assert_eq!(plan.stage(&last.nonce).agent(), first);
+    settled(&farm, &last);
     let unknown = croft(&farm, &["agents", "drain", "nobody"]).failed();
     assert_eq!(unknown.status.code(), Some(3), "{}", unknown.stderr);
     drop(back);
@@ -159,6 +159,8 @@ fn an_agent_that_is_told_to_end_finishes_what_it_runs_while_it_may() {
         (agent::state(&farm, "amd64-1") == "away").then_some(())
     });
     assert!(!image.published("1").bare_image().file("/x").is_empty());
+    assert_eq!(image.moves(farm.registry(), "1"), 1);
+    settled(&farm, &context);
 }
 
 #[test]
@@ -166,8 +168,10 @@ fn what_an_agent_that_ends_can_not_finish_is_handed_back_and_runs_elsewhere() {
     let farm = farm_with("amd64,amd64", &[], &["--stop-timeout", "2s"]);
     let buildx = Buildx::of(&farm);
     let sleep = Sleep::new();
-    let context = Context::new(&format!("FROM busybox\nRUN : $NONCE; {}\n", sleep.step()));
-    let (built, first) = buildx.build(&context).start_with(|running| {
+    let context = sleeping(&sleep);
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let build = buildx.build(&context).platforms(&["linux/amd64"]);
+    let (built, first) = build.push(&image.tag("1")).start_with(|running| {
         sleep.wait_for(1);
         let first = plan(&farm, &context.nonce)
             .stage(&context.nonce)
@@ -186,4 +190,5 @@ fn what_an_agent_that_ends_can_not_finish_is_handed_back_and_runs_elsewhere() {
     let now = attempts(&plan, &context.nonce);
     assert_eq!(now[0], (first.clone(), "failed".to_owned()), "{plan:#?}");
     assert_ne!(now[1].0, first);
+    unharmed(&farm, &context, &image, &[&sleep]);
 }

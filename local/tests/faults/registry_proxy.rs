@@ -1,4 +1,5 @@
-//! Something between the farm and a registry that keeps one kind of request waiting, before the registry hears of it or after.
+//! Something between the farm and a registry that does something to one kind of request: keeps it waiting, before the registry hears of it or
+//! after, refuses it, or dies over it.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _, copy},
@@ -15,14 +16,21 @@ use crate::support::process::PATIENCE;
 /// The first byte of a TLS connection.
 const TLS: u8 = 22;
 
-/// Where a request is held.
+/// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
-    /// The registry has not heard of it.
-    Before,
-    /// The registry has answered, and whoever asked has not heard that.
-    After,
+pub enum Fate {
+    /// It is held, and the registry has not heard of it.
+    HeldBefore,
+    /// It is held, and the registry has answered, but whoever asked has not heard that.
+    HeldAfter,
+    /// It is answered with [`REFUSAL`].
+    Refused,
+    /// It is cut off, and nothing is answered any more.
+    Deadly,
 }
+
+/// What a registry says that refuses.
+pub const REFUSAL: &str = "the quota of this project is used up";
 
 /// Passes everything on until this is dropped, but for what it holds.
 pub struct RegistryProxy {
@@ -34,8 +42,8 @@ pub struct RegistryProxy {
 
 struct State {
     registry: SocketAddr,
-    held: Held,
-    /// The beginning of the request lines that are held.
+    fate: Fate,
+    /// The beginning of the lines of these requests.
     line: String,
     phase: Mutex<Phase>,
     changed: Condvar,
@@ -45,21 +53,27 @@ struct State {
 enum Phase {
     /// What comes is held.
     Holding,
-    /// Something is.
+    /// Something is, or was refused or cut off.
     Reached,
     /// What was held is gone, and nothing is held any more.
     LetGo,
 }
 
 impl RegistryProxy {
-    /// Holds the request that puts a manifest under this tag.
-    pub fn holding(registry: SocketAddr, path: &str, tag: &str, held: Held) -> RegistryProxy {
+    /// Does that to the request that puts a manifest of this repository under what begins like this tag.
+    pub fn at_put(registry: SocketAddr, path: &str, tag: &str, fate: Fate) -> RegistryProxy {
+        let line = format!("PUT /v2/{path}/manifests/{tag}");
+        RegistryProxy::at(registry, line, fate)
+    }
+
+    /// Does that to requests whose line begins so.
+    pub fn at(registry: SocketAddr, line: String, fate: Fate) -> RegistryProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("bound");
         let state = Arc::new(State {
             registry,
-            held,
-            line: format!("PUT /v2/{path}/manifests/{tag} "),
+            fate,
+            line,
             phase: Mutex::new(Phase::Holding),
             changed: Condvar::new(),
         });
@@ -90,7 +104,7 @@ impl RegistryProxy {
         self.address
     }
 
-    /// Waits until the request is held.
+    /// Waits until the request has come.
     pub fn reached(&self) {
         let phase = self.state.phase.lock().expect("no panic");
         let (phase, _) = self
@@ -111,19 +125,24 @@ impl RegistryProxy {
 }
 
 impl State {
-    /// False if the request is to be forgotten.
-    fn may_pass(&self, line: &str, at: Held) -> bool {
+    /// Whether the request has met this fate, and is to be forgotten.
+    fn meets(&self, line: &str, fate: Fate) -> bool {
         let mut phase = self.phase.lock().expect("no panic");
-        if at != self.held || !line.starts_with(&self.line) || *phase == Phase::LetGo {
+        if fate == Fate::Deadly && self.fate == fate && *phase == Phase::Reached {
             return true;
+        }
+        if fate != self.fate || !line.starts_with(&self.line) || *phase == Phase::LetGo {
+            return false;
         }
         *phase = Phase::Reached;
         self.changed.notify_all();
-        let let_go = self
-            .changed
-            .wait_while(phase, |phase| *phase != Phase::LetGo);
-        drop(let_go.expect("no panic"));
-        false
+        if matches!(fate, Fate::HeldBefore | Fate::HeldAfter) {
+            let let_go = self
+                .changed
+                .wait_while(phase, |phase| *phase != Phase::LetGo);
+            drop(let_go.expect("no panic"));
+        }
+        true
     }
 }
 
@@ -136,19 +155,35 @@ fn pass(client: &TcpStream, state: &State) -> std::io::Result<()> {
     }
     let mut line = String::new();
     from_client.read_line(&mut line)?;
-    let mut head = line.clone();
+    let (mut head, mut length) = (line.clone(), 0);
     loop {
         let mut header = String::new();
         from_client.read_line(&mut header)?;
         match header.trim_end() {
             "" => break,
             text if text.to_ascii_lowercase().starts_with("connection:") => {}
-            _ => head += &header,
+            text => {
+                let text = text.to_ascii_lowercase();
+                if let Some(bytes) = text.strip_prefix("content-length:") {
+                    length = bytes.trim().parse().unwrap_or_default();
+                }
+                head += &header;
+            }
         }
     }
     head += "Connection: close\r\n\r\n";
-    if !state.may_pass(&line, Held::Before) {
+    if state.meets(&line, Fate::Deadly) || state.meets(&line, Fate::HeldBefore) {
         return Ok(());
+    }
+    if state.meets(&line, Fate::Refused) {
+        // Whoever is still writing would not read the answer.
+        copy(&mut from_client.take(length), &mut std::io::sink())?;
+        let body = format!("{{\"errors\":[{{\"code\":\"DENIED\",\"message\":\"{REFUSAL}\"}}]}}");
+        let answer = format!(
+            "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        return (&*client).write_all(answer.as_bytes());
     }
     let registry = TcpStream::connect(state.registry)?;
     thread::scope(|scope| {
@@ -159,7 +194,7 @@ fn pass(client: &TcpStream, state: &State) -> std::io::Result<()> {
         });
         let mut answer = [0; 1];
         let answered = (&registry).read_exact(&mut answer);
-        if answered.is_ok() && state.may_pass(&line, Held::After) {
+        if answered.is_ok() && !state.meets(&line, Fate::HeldAfter) {
             to_client.write_all(&answer)?;
             copy(&mut &registry, &mut to_client)?;
         }

@@ -2,8 +2,10 @@
 
 use croft_local::{Access, Farm, Registry, RegistryOptions};
 
+use crate::aftermath::{nothing_left, settled, unharmed};
 use crate::farm_of;
 use crate::gate::Gate;
+use crate::registry_proxy::{Fate, RegistryProxy};
 use crate::support::{
     Build, Buildx, Context, Plan, Repository, builds, engine::runs, process::eventually,
 };
@@ -90,6 +92,7 @@ fn what_runs_when_the_coordinator_is_killed_runs_on_is_adopted_and_published() {
         assert_eq!(Some(&published.digest), plan.digest.as_ref());
         let [amd64, arm64] = TWO.map(|platform| published.image(platform).file("/x"));
         assert_eq!(amd64, arm64, "both have the one artifact");
+        unharmed(&farm, &context, &image, &[&gate]);
     }
 }
 
@@ -136,6 +139,7 @@ fn a_build_whose_client_went_with_the_coordinator_ends_where_it_needs_it_and_say
         // As far as it needed nobody it went.
         assert_eq!(plan.stage("builder").state, "done", "{plan:#?}");
         assert_eq!(plan.stage("builder").attempts.len(), 1, "{plan:#?}");
+        settled(&farm, &context);
     }
 }
 
@@ -180,4 +184,104 @@ fn the_farms_own_credentials_publish_for_clients_that_have_none_or_are_gone() {
     let plan = over(&farm, &context.nonce);
     assert_eq!(plan.state, "succeeded", "{plan:#?}");
     assert_eq!(Some(image.published("1").digest), plan.digest);
+    assert_eq!(image.moves(&private, "1"), 1);
+    settled(&farm, &context);
+}
+
+#[test]
+fn a_build_that_is_being_planned_when_the_coordinator_is_killed_ends_and_says_so() {
+    let mut farm = farm_of("amd64", &[]);
+    let buildx = Buildx::of(&farm);
+    // Planning looks the base image up.
+    let line = "HEAD /v2/library/busybox/manifests/latest".to_owned();
+    let registry = RegistryProxy::at(farm.registry().address(), line, Fate::HeldBefore);
+    let base = format!("{}/library/busybox", registry.address());
+    let context = Context::new(&format!("FROM {base}\nRUN : $NONCE\n"));
+    let (built, ()) = buildx.build(&context).start_with(|_| {
+        registry.reached();
+        farm.kill_coordinator().expect("it runs");
+    });
+    built.failed();
+    let listed = |farm: &Farm| {
+        let builds = builds::listed(farm);
+        let [only] = &builds[..] else {
+            panic!("one build, not {builds:#?}")
+        };
+        Plan::of(
+            &farm.binaries().croft(),
+            &farm.client_address().to_string(),
+            &builds::text(only, "id"),
+        )
+    };
+    farm.start_coordinator().expect("it starts again");
+    let plan = listed(&farm);
+    let error = plan.error.clone().unwrap_or_default();
+    assert_eq!(plan.state, "cancelled", "{plan:#?}");
+    assert!(
+        error.contains("while the build was being planned"),
+        "{error}"
+    );
+    assert!(plan.stages.is_empty(), "{plan:#?}");
+    registry.let_go();
+    nothing_left(&farm, &context.nonce);
+
+    // Nothing of it stands in the way.
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let again = buildx.build(&context).push(&image.tag("1"));
+    again.run().succeeded();
+    unharmed(&farm, &context, &image, &[]);
+}
+
+/// A bake of one target that stands on another, which its client has made first.
+fn on_another(below: &str, above: &str, tag: &str) -> Context {
+    let nonce = crate::support::nonce();
+    let file = format!(
+        "target \"below\" {{\n  dockerfile-inline = \"FROM busybox\\nRUN : below-{nonce}; {below}\"\n}}\n\
+         target \"above\" {{\n  contexts = {{ below = \"target:below\" }}\n  \
+         dockerfile-inline = \"FROM below\\nRUN : above-{nonce}; {above} && cat /proc/sys/kernel/random/uuid > /x\"\n  \
+         tags = [{tag:?}]\n  output = [\"type=registry\"]\n}}\n"
+    );
+    Context::with_nonce("", &nonce).file("docker-bake.hcl", &file)
+}
+
+#[test]
+fn builds_within_builds_end_or_go_on_with_the_one_they_are_for_when_the_coordinator_is_killed() {
+    let mut farm = farm_of("amd64", &[]);
+    let buildx = Buildx::of(&farm);
+    for below_is_made in [false, true] {
+        let gate = Gate::new();
+        let image = Repository::of(farm.registry(), &crate::support::nonce());
+        let context = match below_is_made {
+            true => on_another(":", &gate.step(), &image.tag("1")),
+            false => on_another(&gate.step(), ":", &image.tag("1")),
+        };
+        let build = buildx.bake(&context).args(["above"]);
+        killed_at(&mut farm, &gate, build);
+        farm.start_coordinator().expect("it starts again");
+        gate.open();
+        let ends = || {
+            let builds = builds::listed(&farm);
+            let over = builds.iter().all(|one| !one["finished_at"].is_null());
+            over.then(|| {
+                builds
+                    .iter()
+                    .map(|one| builds::text(one, "state"))
+                    .collect()
+            })
+        };
+        let ends: Vec<String> = eventually("all builds are over", ends);
+        nothing_left(&farm, &context.nonce);
+        if below_is_made {
+            let plan = found(&farm, &format!("above-{}", context.nonce));
+            assert_eq!(plan.state, "succeeded", "{ends:?} {plan:#?}");
+            assert_eq!(Some(image.published("1").digest), plan.digest);
+            assert_eq!(image.moves(farm.registry(), "1"), 1);
+            let ran = runs(&farm, &format!("below-{}", context.nonce));
+            assert_eq!(ran, [("amd64-1".to_owned(), 1)], "once for both");
+        } else {
+            // What the other stands on goes on by itself; the other was being planned.
+            assert!(ends.contains(&"cancelled".to_owned()), "{ends:?}");
+            assert_eq!(image.tags(), [""; 0]);
+        }
+    }
 }

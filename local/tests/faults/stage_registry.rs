@@ -16,6 +16,7 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::aftermath::unharmed;
 use crate::farm_of;
 use crate::gate::Gate;
 use crate::support::{Buildx, Context, Plan, Repository, builds, process::eventually, registry};
@@ -133,6 +134,7 @@ fn a_result_is_pushed_when_the_stage_registry_is_back_whether_it_was_gone_or_fai
         assert!(before.iter().all(|state| *state == "failed"), "{plan:#?}");
         // The builder's command was run once: the gate lets nobody through a second time.
         one_artifact(&image);
+        unharmed(&farm, &context, &image, &[&gate]);
     }
 }
 
@@ -167,6 +169,7 @@ fn an_image_that_the_stage_registry_has_lost_is_pushed_again_by_whoever_holds_th
     // Nothing was run once more.
     assert_eq!(plan.stage("builder").attempts.len(), 1, "{plan:#?}");
     one_artifact(&image);
+    unharmed(&farm, &context, &image, &[&gate]);
 }
 
 #[test]
@@ -208,6 +211,7 @@ fn a_result_that_nobody_has_any_more_is_made_again_and_all_that_came_from_it() {
     assert_eq!(builder.attempts.len(), 2, "{plan:#?}");
     assert_ne!(builder.attempts[1].agent, maker, "{plan:#?}");
     one_artifact(&image);
+    unharmed(&farm, &context, &image, &[&gate]);
 }
 
 /// A build that hands its builder's result over, and the digest of that.

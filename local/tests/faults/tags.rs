@@ -3,8 +3,9 @@
 
 use croft_local::Farm;
 
+use crate::aftermath::settled;
 use crate::farm_of;
-use crate::registry_proxy::{Held, RegistryProxy};
+use crate::registry_proxy::{Fate, RegistryProxy};
 use crate::support::{Buildx, Context, Plan, Repository, builds, process::eventually};
 
 const TWO: [&str; 2] = ["linux/amd64", "linux/arm64"];
@@ -13,7 +14,7 @@ const TWO: [&str; 2] = ["linux/amd64", "linux/arm64"];
 /// is started again.
 fn check(
     farm: &mut Farm,
-    held: Held,
+    fate: Fate,
     meanwhile: impl FnOnce(&Repository),
 ) -> (Plan, Repository, [String; 2]) {
     let dockerfile = "FROM busybox\nRUN echo $NONCE > /x\n";
@@ -30,7 +31,7 @@ fn check(
 
     let next = Context::new(dockerfile);
     let address = farm.registry().address();
-    let proxy = RegistryProxy::holding(address, &context.nonce, "two", held);
+    let proxy = RegistryProxy::at_put(address, &context.nonce, "two ", fate);
     let tag = |tag: &str| format!("{}/{}:{tag}", proxy.address(), context.nonce);
     let build = buildx.build(&next).platforms(&TWO);
     let build = build.push(&tag("one")).args(["--tag", &tag("two")]);
@@ -50,6 +51,9 @@ fn check(
             .filter(|plan| !["running", "publishing"].contains(&plan.state.as_str()))
     });
     assert_eq!(image.published("one").digest, one, "it does not move again");
+    // Once before, and once in the build that broke.
+    assert_eq!(image.moves(farm.registry(), "one"), 2);
+    settled(farm, &next);
     (plan, image, [before, one])
 }
 
@@ -58,7 +62,7 @@ fn a_coordinator_that_starts_between_two_tags_moves_what_is_as_it_was_and_leaves
  {
     let mut farm = farm_of("amd64,arm64", &[]);
 
-    let (plan, image, [before, one]) = check(&mut farm, Held::Before, |image| {
+    let (plan, image, [before, one]) = check(&mut farm, Fate::HeldBefore, |image| {
         assert_ne!(image.published("one").digest, image.published("two").digest);
     });
     assert_eq!(plan.state, "succeeded", "{plan:#?}");
@@ -69,14 +73,14 @@ fn a_coordinator_that_starts_between_two_tags_moves_what_is_as_it_was_and_leaves
     );
     assert_eq!(plan.published.len(), 2, "{plan:#?}");
 
-    let (plan, image, [_, one]) = check(&mut farm, Held::After, |image| {
+    let (plan, image, [_, one]) = check(&mut farm, Fate::HeldAfter, |image| {
         assert_eq!(image.published("one").digest, image.published("two").digest);
     });
     assert_eq!(plan.state, "succeeded", "{plan:#?}");
     assert_eq!(image.published("two").digest, one);
 
     let mut others = String::new();
-    let (plan, image, [before, one]) = check(&mut farm, Held::Before, |image| {
+    let (plan, image, [before, one]) = check(&mut farm, Fate::HeldBefore, |image| {
         let platform = image.published("two").image("linux/amd64");
         image.put_copy("two", &platform.manifest);
         others = image.published("two").digest;

@@ -90,6 +90,11 @@ impl Repository {
             .collect()
     }
 
+    /// How often this tag was put so far, from the registry's own log.
+    pub fn moves(&self, registry: &Registry, tag: &str) -> usize {
+        requests(registry, "PUT", &format!("/{}/manifests/{tag}", self.path))
+    }
+
     /// Deletes the manifest of this digest.
     #[track_caller]
     pub fn delete(&self, digest: &str) {
@@ -244,7 +249,8 @@ pub fn pushed(registry: &Registry) -> Vec<String> {
     all.into_iter().collect()
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// Of these bytes, as registries name them.
+pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
