@@ -25,7 +25,8 @@ first that knows the registry counts.";
 #[command(after_help = EXIT_CODES)]
 pub struct BuildFlags {
     /// The context: a folder, a git repository, a URL of a tar archive or a Dockerfile, or - for either on standard input
-    #[arg(value_name = "PATH|URL|-")]
+    // The farms that the configuration names are contexts too, and --context is one of those.
+    #[arg(id = "source", value_name = "PATH|URL|-")]
     pub context: String,
 
     /// Map a host to an address in RUN's containers, as host:ip or host=ip; may be given several times
