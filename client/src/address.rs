@@ -37,6 +37,24 @@ impl FarmAddress {
         self.scheme
     }
 
+    /// A port of this machine.
+    pub fn here(port: u16) -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port,
+            scheme: Scheme::Unsaid,
+        }
+    }
+
+    /// The address as one writes it to mean the same.
+    pub fn written(&self) -> String {
+        match self.scheme {
+            Scheme::Unsaid => self.to_string(),
+            Scheme::Plain => format!("http://{self}"),
+            Scheme::Tls => format!("https://{self}"),
+        }
+    }
+
     /// The host as a URL has it: an IPv6 address in brackets.
     pub fn host(&self) -> &str {
         &self.host

@@ -4,7 +4,17 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{address::FarmAddress, agents::Agents, builds::Builds, call::Call, error::Error};
+use crate::{
+    address::FarmAddress,
+    agents::Agents,
+    build::flags::BuildFlags,
+    builds::Builds,
+    call::Call,
+    contexts::Contexts,
+    error::Error,
+    manual::{Completion, Man},
+    plan::PlanFlags,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -22,25 +32,29 @@ Colours are left out where standard output is no terminal, or NO_COLOR is set.";
 pub struct Cli {
     /// Which farm.
     #[command(flatten)]
-    pub farm: Farm,
+    pub farm: FarmFlags,
     /// What is asked.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Where the farm is and how to trust it.
-#[derive(Debug, Clone, Args)]
+/// Where the farm is and how to trust it: what the configuration file says is changed by this.
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Farm")]
-pub struct Farm {
-    /// The coordinator's client port, as host:port, tcp://host:port, http://… or https://…
+pub struct FarmFlags {
+    /// The farm of this name in the configuration file, instead of the one in use
+    #[arg(long, global = true, env = "CROFT_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+    /// The client port of the farm's coordinator, as host:port, tcp://host:port, http://… or https://…; of several coordinators all, with
+    /// commas. Without it, and without a context in use, it is 127.0.0.1:8372
     #[arg(
         long,
         global = true,
         env = "CROFT_ADDR",
         value_name = "ADDRESS",
-        default_value = "127.0.0.1:8372"
+        value_delimiter = ','
     )]
-    pub addr: FarmAddress,
+    pub addr: Vec<FarmAddress>,
     /// The authority that signed the coordinator's certificate (PEM); switches TLS on
     #[arg(long, global = true, env = "CROFT_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
@@ -72,12 +86,25 @@ pub enum Format {
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Build an image on the farm, as docker buildx build does, without Docker
+    Build(Box<BuildFlags>),
+    /// Show how a build would be split and placed, what would travel, and what would make it faster, without running it
+    #[command(after_help = PlanFlags::AFTER_HELP)]
+    Plan(Box<PlanFlags>),
     /// Builds: which there are, and how one ran
     #[command(subcommand)]
     Builds(Builds),
     /// Agents: which there are, and what they run
     #[command(subcommand)]
     Agents(Agents),
+    /// Farms by name
+    #[command(subcommand)]
+    Context(Contexts),
+    /// Print what completes croft's commands in a shell
+    Completion(Completion),
+    /// Write a man page for each command into a folder
+    #[command(hide = true)]
+    Man(Man),
 }
 
 impl Cli {
@@ -88,8 +115,13 @@ impl Cli {
     pub async fn run(self) -> Result<(), Error> {
         let call = Call::of(self.farm);
         match self.command {
+            Command::Build(build) => build.run(&call).await,
+            Command::Plan(plan) => plan.run(&call).await,
             Command::Builds(builds) => builds.run(&call).await,
             Command::Agents(agents) => agents.run(&call).await,
+            Command::Context(contexts) => contexts.run(&call),
+            Command::Completion(completion) => completion.run(&call),
+            Command::Man(man) => man.run(),
         }
     }
 }
@@ -107,6 +139,6 @@ mod tests {
     #[test]
     fn flags_of_the_farm_may_stand_behind_the_command() {
         let cli = Cli::try_parse_from(["croft", "agents", "ls", "--addr", "farm:1"]);
-        assert_eq!(cli.expect("good flags").farm.addr.to_string(), "farm:1");
+        assert_eq!(cli.expect("good flags").farm.addr[0].to_string(), "farm:1");
     }
 }

@@ -7,17 +7,24 @@ use tonic::{
     Code, Request, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::{
     address::{FarmAddress, Scheme},
-    cli::Farm,
+    config::Farm,
     convert,
     error::Error,
-    model::{Agent, Build, BuildDetail},
+    model::{Agent, AgentDetail, Build, BuildDetail},
 };
 
 /// A farm that doesn't answer a connection within this is away.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// What a farm may have on its way to us unread, of one call and of all, in bytes: outputs come as fast as the network lets them. HTTP/2
+/// also takes small pieces for an attack once they are many for the latter.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// A farm answers a question within this or not at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
@@ -31,19 +38,51 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects; reads the TLS files.
+    /// Connects to the farm's active coordinator; reads the TLS files. Of several addresses the first one counts whose coordinator is
+    /// active: others are away or stand by.
     ///
     /// # Errors
     /// Flags that contradict one another, files that can't be used, and a farm that can't be reached.
     pub async fn open(farm: &Farm) -> Result<Self, Error> {
-        let tls = tls(farm)?;
+        if let [only] = &farm.addresses[..] {
+            return Self::open_one(farm, only).await;
+        }
+        let mut failed = None;
+        for address in &farm.addresses {
+            match Self::open_one(farm, address).await {
+                Ok(one) if one.is_active().await => return Ok(one),
+                Ok(_) => {}
+                Err(error @ Error::Unreachable { .. }) => failed = failed.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        let addresses = farm.addresses.iter().map(ToString::to_string);
+        Err(failed.unwrap_or_else(|| Error::NobodyActive {
+            addresses: addresses.collect::<Vec<_>>().join(" and "),
+        }))
+    }
+
+    /// Whether it serves, by gRPC's health service. One that has none is taken for a coordinator that does.
+    async fn is_active(&self) -> bool {
+        let mut health = HealthClient::new(self.channel());
+        let asked = question(HealthCheckRequest::default());
+        match health.check(asked).await {
+            Ok(answer) => answer.into_inner().status() == ServingStatus::Serving,
+            Err(status) => status.code() == Code::Unimplemented,
+        }
+    }
+
+    async fn open_one(farm: &Farm, address: &FarmAddress) -> Result<Self, Error> {
+        let tls = tls(farm, address)?;
         let (wire, scheme) = match tls {
             Some(_) => (Wire::Tls, "https"),
             None => (Wire::Plain, "http"),
         };
-        let mut endpoint = Endpoint::try_from(format!("{scheme}://{}", farm.addr))
-            .map_err(|error| unreachable(&farm.addr, wire, &error))?
-            .connect_timeout(CONNECT_WITHIN);
+        let mut endpoint = Endpoint::try_from(format!("{scheme}://{address}"))
+            .map_err(|error| unreachable(address, wire, &error))?
+            .connect_timeout(CONNECT_WITHIN)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
         if let Some(tls) = tls {
             endpoint = endpoint
                 .tls_config(tls)
@@ -52,11 +91,11 @@ impl Connection {
         let channel = endpoint
             .connect()
             .await
-            .map_err(|error| unreachable(&farm.addr, wire, &error))?;
+            .map_err(|error| unreachable(address, wire, &error))?;
         let client = FarmClient::new(channel.clone())
             .max_decoding_message_size(croft_proto::MAX_MESSAGE_BYTES);
         Ok(Self {
-            address: farm.addr.clone(),
+            address: address.clone(),
             wire,
             channel,
             client,
@@ -68,15 +107,12 @@ impl Connection {
         self.channel.clone()
     }
 
-    /// At most `limit` builds in these states (all if there are none), newest first.
+    /// The builds that are asked for, newest first.
     ///
     /// # Errors
     /// What the farm answers, or that it doesn't.
-    pub async fn builds(&mut self, limit: u32, states: Vec<String>) -> Result<Vec<Build>, Error> {
-        let answer = self
-            .client
-            .list_builds(question(v1::ListBuildsRequest { limit, states }))
-            .await;
+    pub async fn builds(&mut self, asked: v1::ListBuildsRequest) -> Result<Vec<Build>, Error> {
+        let answer = self.client.list_builds(question(asked)).await;
         let answer = answer.map_err(|status| self.explain(&status))?;
         Ok(answer
             .into_inner()
@@ -114,6 +150,60 @@ impl Connection {
             .into_iter()
             .map(convert::agent)
             .collect())
+    }
+
+    /// What a build has said, as it is written down; with `follow`, until it ends.
+    ///
+    /// # Errors
+    /// As for [`Connection::build`].
+    pub async fn log(
+        &mut self,
+        asked: v1::ReadLogRequest,
+    ) -> Result<tonic::Streaming<v1::ReadLogResponse>, Error> {
+        let answer = self.client.read_log(asked).await;
+        Ok(answer.map_err(|status| self.explain(&status))?.into_inner())
+    }
+
+    /// Removes a build that is over, named as for [`Connection::build`].
+    ///
+    /// # Errors
+    /// As for [`Connection::build`], and that it is not over.
+    pub async fn remove_build(&mut self, id: &str) -> Result<Build, Error> {
+        let request = v1::RemoveBuildRequest { id: id.to_owned() };
+        let answer = self.client.remove_build(question(request)).await;
+        let answer = answer.map_err(|status| self.explain(&status))?;
+        let build = answer.into_inner().build;
+        build
+            .map(convert::build)
+            .ok_or(Error::Malformed("the build"))
+    }
+
+    /// One agent, by name or id, with what it runs and holds.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and what else the farm answers.
+    pub async fn agent(&mut self, agent: &str) -> Result<AgentDetail, Error> {
+        let request = v1::GetAgentRequest {
+            agent: agent.to_owned(),
+        };
+        let answer = self.client.get_agent(question(request)).await;
+        convert::agent_detail(answer.map_err(|status| self.explain(&status))?.into_inner())
+    }
+
+    /// Forgets an agent that is away, by name or id.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], that it is not away, and what else the farm answers.
+    pub async fn remove_agent(&mut self, agent: &str) -> Result<Agent, Error> {
+        let request = v1::RemoveAgentRequest {
+            agent: agent.to_owned(),
+        };
+        let answer = self.client.remove_agent(question(request)).await;
+        let answer = answer.map_err(|status| self.explain(&status))?;
+        let agent = answer.into_inner().agent;
+        agent
+            .map(convert::agent)
+            .ok_or(Error::Malformed("the agent"))
     }
 
     /// Ends a build, named as for [`Connection::build`]; `reason` is for the people whose build it is, and may be empty.
@@ -196,9 +286,9 @@ fn question<T>(message: T) -> Request<T> {
 }
 
 /// TLS is on if the address or any of the flags says so.
-fn tls(farm: &Farm) -> Result<Option<ClientTlsConfig>, Error> {
+fn tls(farm: &Farm, address: &FarmAddress) -> Result<Option<ClientTlsConfig>, Error> {
     let named = farm.tls_ca.is_some() || farm.tls_cert.is_some() || farm.tls_key.is_some();
-    match farm.addr.scheme() {
+    match address.scheme() {
         Scheme::Plain if named => return Err(Error::UnusedTls),
         Scheme::Plain => return Ok(None),
         Scheme::Unsaid if !named => return Ok(None),
@@ -216,7 +306,7 @@ fn tls(farm: &Farm) -> Result<Option<ClientTlsConfig>, Error> {
     let name = farm
         .tls_server_name
         .as_deref()
-        .unwrap_or_else(|| farm.addr.host().trim_matches(['[', ']']));
+        .unwrap_or_else(|| address.host().trim_matches(['[', ']']));
     Ok(Some(tls.domain_name(name)))
 }
 

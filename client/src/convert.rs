@@ -4,7 +4,10 @@ use croft_proto::v1;
 
 use crate::{
     error::Error,
-    model::{Agent, Attempt, Build, BuildDetail, Moment, Stage, Transfer},
+    model::{
+        Agent, AgentDetail, Attempt, Build, BuildDetail, EngineCache, Event, Export, Moment, Stage,
+        Transfer, Work,
+    },
 };
 
 /// A farm's answer about one build.
@@ -15,6 +18,45 @@ pub(crate) fn build_detail(answer: v1::GetBuildResponse) -> Result<BuildDetail, 
         build: build(answer.build.ok_or(Error::Malformed("the build"))?),
         stages,
         transfers: answer.transfers.into_iter().map(transfer).collect(),
+        events: answer.events.into_iter().map(event).collect(),
+    })
+}
+
+fn event(event: v1::BuildEvent) -> Event {
+    Event {
+        at: event.at.and_then(moment),
+        kind: event.kind,
+        text: event.text,
+    }
+}
+
+fn export(export: v1::StageExport) -> Export {
+    Export {
+        name: export.name,
+        finished_at: export.finished_at.and_then(moment),
+        took_ms: export.took_ms,
+        target: export.target,
+    }
+}
+
+/// A farm's answer about one agent.
+pub(crate) fn agent_detail(answer: v1::GetAgentResponse) -> Result<AgentDetail, Error> {
+    let work = answer.work.into_iter().map(|work| Work {
+        build: work.build,
+        stage: work.stage,
+        name: work.name,
+        since: work.since.and_then(moment),
+    });
+    Ok(AgentDetail {
+        agent: agent(answer.agent.ok_or(Error::Malformed("the agent"))?),
+        work: work.collect(),
+        cache: answer.cache.map(|cache| EngineCache {
+            bytes: cache.bytes,
+            records: cache.records,
+            reclaimable_bytes: cache.reclaimable_bytes,
+        }),
+        known_commands: answer.known_commands,
+        known_mounts: answer.known_mounts,
     })
 }
 
@@ -25,6 +67,7 @@ pub(crate) fn build(build: v1::Build) -> Build {
         project: build.project,
         state: build.state,
         created_at: build.created_at.and_then(moment),
+        started_at: build.started_at.and_then(moment),
         finished_at: build.finished_at.and_then(moment),
         platforms: build.platforms,
         error: some(build.error),
@@ -43,6 +86,8 @@ fn stage(stage: v1::Stage) -> Stage {
         users: stage.users,
         waiting_for: some(stage.waiting_for),
         inputs: stage.inputs,
+        ready_at: stage.ready_at.and_then(moment),
+        exports: stage.exports.into_iter().map(export).collect(),
         attempts: stage.attempts.into_iter().map(attempt).collect(),
     }
 }
@@ -59,6 +104,7 @@ fn attempt(attempt: v1::Attempt) -> Attempt {
         error: some(attempt.error),
         vertices_cached: attempt.vertices_cached,
         vertices_run: attempt.vertices_run,
+        fetch_ms: attempt.fetch_ms,
     }
 }
 
@@ -68,6 +114,7 @@ fn transfer(transfer: v1::Transfer) -> Transfer {
         to_stages: transfer.to_stages,
         digest: transfer.digest,
         bytes: transfer.bytes,
+        fetch_ms: transfer.fetch_ms,
     }
 }
 
@@ -93,6 +140,8 @@ pub(crate) fn agent(agent: v1::Agent) -> Agent {
         holding: agent.holding,
         entitlements: agent.entitlements,
         devices: agent.devices,
+        labels: agent.labels.into_iter().collect(),
+        first_seen: agent.first_seen.and_then(moment),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::build::error::BuildError;
+
 /// How the command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -16,6 +18,8 @@ pub enum Exit {
     NotFound = 3,
     /// The farm cannot be reached.
     Unreachable = 4,
+    /// The user pressed Ctrl-C.
+    Interrupted = 130,
 }
 
 /// Why a command failed.
@@ -45,6 +49,32 @@ pub enum Error {
     /// TLS files that are no certificates or keys.
     #[error("the TLS files cannot be used ({0}): they must be PEM")]
     Tls(String),
+    /// The configuration file.
+    #[error("{}:{line}: {reason}: mend it there, or name another file with CROFT_CONFIG", path.display())]
+    Config {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A context that is not in the configuration file.
+    #[error(
+        "there is no context {name:?} ({known}): name one of those, or add it with `croft context add`"
+    )]
+    NoContext {
+        /// Its name.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// Several coordinators, and none is active.
+    #[error("no coordinator of {addresses} is active: wait a moment, or look into their logs")]
+    NobodyActive {
+        /// Where they are.
+        addresses: String,
+    },
     /// No coordinator there, or none that we can talk with.
     #[error("cannot reach the farm at {address} ({reason}): {remedy}")]
     Unreachable {
@@ -82,6 +112,9 @@ pub enum Error {
     /// Standard output.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
+    /// A build that came to nothing.
+    #[error(transparent)]
+    Build(#[from] BuildError),
     /// Whoever read standard output has seen enough.
     #[error("nobody reads the answer")]
     NobodyReads,
@@ -96,12 +129,16 @@ impl Error {
     /// The exit code that says it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::UnusedTls | Self::NoAuthority | Self::HalfIdentity | Self::Unclear(_) => {
-                Exit::Usage
-            }
+            Self::Config { .. }
+            | Self::NoContext { .. }
+            | Self::UnusedTls
+            | Self::NoAuthority
+            | Self::HalfIdentity
+            | Self::Unclear(_) => Exit::Usage,
             Self::NobodyReads => Exit::Done,
+            Self::Build(error) => error.exit(),
             Self::NotFound(_) => Exit::NotFound,
-            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Unreachable { .. } | Self::NobodyActive { .. } => Exit::Unreachable,
             Self::File { .. }
             | Self::Tls(_)
             | Self::Foreign { .. }

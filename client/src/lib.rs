@@ -7,11 +7,17 @@
 
 pub mod address;
 pub mod agents;
+pub mod build;
 pub mod builds;
 pub mod call;
 pub mod cli;
+pub mod config;
 pub mod connect;
+pub mod contexts;
 mod convert;
 pub mod error;
+pub mod manual;
 pub mod model;
+pub mod plan;
 pub mod render;
+pub mod timeline;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use croft_client::{cli::Cli, error::Exit};
 
-#[tokio::main(flavor = "current_thread")]
+// What is shown may have to wait for the terminal; what is sent may not.
+#[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let exit = match Cli::parse().run().await {
         Ok(()) => Exit::Done,

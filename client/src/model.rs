@@ -3,6 +3,8 @@
 //!
 //! States and kinds are texts, not enums: a newer farm may have more of them, and they are only shown.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
@@ -29,6 +31,8 @@ pub struct Build {
     pub state: String,
     /// When it began.
     pub created_at: Option<Moment>,
+    /// When its plan was there and its first stages could run.
+    pub started_at: Option<Moment>,
     /// When it ended.
     pub finished_at: Option<Moment>,
     /// The platforms, as the client asked for them.
@@ -51,6 +55,19 @@ pub struct BuildDetail {
     pub stages: Vec<Stage>,
     /// The results that went through the stage registry.
     pub transfers: Vec<Transfer>,
+    /// What happened to it that nothing else tells, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// Something that happened to a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// When.
+    pub at: Option<Moment>,
+    /// `coordinator restarted`, `results lost`, `stage retried`, `image lost` or `cancelled`.
+    pub kind: String,
+    /// What, in a sentence.
+    pub text: String,
 }
 
 /// A part of a build that runs on one agent.
@@ -72,8 +89,25 @@ pub struct Stage {
     pub waiting_for: Option<String>,
     /// The stages whose results it takes.
     pub inputs: Vec<u32>,
+    /// When all that it takes was there; after its start if it went ahead of its inputs.
+    pub ready_at: Option<Moment>,
+    /// Its results that went to a registry.
+    pub exports: Vec<Export>,
     /// The tries at it, oldest first.
     pub attempts: Vec<Attempt>,
+}
+
+/// A stage's result on its way to a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Export {
+    /// What is exported, for people.
+    pub name: String,
+    /// When it was there.
+    pub finished_at: Option<Moment>,
+    /// What the engine took for it; 0 if that is not known.
+    pub took_ms: u64,
+    /// Whether it went to the user's repository, not to the stage registry.
+    pub target: bool,
 }
 
 /// One try at a stage, on one agent.
@@ -99,6 +133,8 @@ pub struct Attempt {
     pub vertices_cached: u32,
     /// Steps that ran.
     pub vertices_run: u32,
+    /// How long its engine fetched and unpacked results of other stages; 0 if it fetched none, or it is not known.
+    pub fetch_ms: u64,
 }
 
 /// A stage's result that went through the stage registry.
@@ -112,6 +148,8 @@ pub struct Transfer {
     pub digest: String,
     /// The compressed size of its own layers.
     pub bytes: u64,
+    /// For each of `to_stages`, how long its engine fetched and unpacked it; 0 if that is not known.
+    pub fetch_ms: Vec<u64>,
 }
 
 /// One agent.
@@ -157,6 +195,50 @@ pub struct Agent {
     pub entitlements: Vec<String>,
     /// The devices that its engine can give a command.
     pub devices: Vec<String>,
+    /// As it was started with.
+    pub labels: BTreeMap<String, String>,
+    /// When it first came.
+    pub first_seen: Option<Moment>,
+}
+
+/// One agent with what it runs and holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AgentDetail {
+    /// The agent.
+    #[serde(flatten)]
+    pub agent: Agent,
+    /// What it runs, oldest first.
+    pub work: Vec<Work>,
+    /// What its engine's cache holds; unset if it is away or doesn't answer.
+    pub cache: Option<EngineCache>,
+    /// How many commands' results placement counts on there.
+    pub known_commands: u64,
+    /// How many cache mounts placement counts on there.
+    pub known_mounts: u64,
+}
+
+/// A stage that an agent was offered or runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// The build's id.
+    pub build: String,
+    /// The stage's number in it.
+    pub stage: u32,
+    /// What it does, for people.
+    pub name: String,
+    /// When it was offered.
+    pub since: Option<Moment>,
+}
+
+/// What an engine's cache holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EngineCache {
+    /// All of it.
+    pub bytes: u64,
+    /// How many records.
+    pub records: u64,
+    /// What a prune would free.
+    pub reclaimable_bytes: u64,
 }
 
 impl Agent {

@@ -35,10 +35,13 @@ fn of_help(program: &Path, subcommand: &[&str]) -> Flags {
                     .iter()
                     .map(|flag| (flag.clone(), Default::default())),
             );
-        } else if let Some(about) = current.as_ref().and_then(|flag| flags.get_mut(flag)) {
+        }
+        // On a line of its own, or behind the text.
+        if let Some(about) = current.as_ref().and_then(|flag| flags.get_mut(flag)) {
             if let Some(variable) = bracketed(line, "env: ") {
                 about.0 = variable.trim_end_matches('=').to_owned();
-            } else if let Some(default) = bracketed(line, "default: ") {
+            }
+            if let Some(default) = bracketed(line, "default: ") {
                 about.1 = default.to_owned();
             }
         }
@@ -47,9 +50,8 @@ fn of_help(program: &Path, subcommand: &[&str]) -> Flags {
 }
 
 fn bracketed<'a>(line: &'a str, what: &str) -> Option<&'a str> {
-    line.strip_prefix('[')?
-        .strip_prefix(what)?
-        .strip_suffix(']')
+    let (_, rest) = line.split_once(&format!("[{what}"))?;
+    rest.split(']').next()
 }
 
 /// The flags in the table below a program's heading.
@@ -108,6 +110,35 @@ fn the_documents_know_every_flag_of_the_agent() {
 #[test]
 fn the_documents_know_every_flag_of_croft() {
     check("croft", Path::new(env!("CARGO_BIN_EXE_croft")), &[]);
+}
+
+/// `CROFT_BLESS=1 cargo test -p croft-client --test docs pages` (`make docs`) writes them anew.
+#[test]
+fn the_pages_of_the_commands_are_what_the_command_says_of_itself() {
+    let folder = croft_client::manual::folder();
+    let pages = croft_client::manual::pages();
+    if std::env::var_os("CROFT_BLESS").is_some() {
+        fs::create_dir_all(&folder).expect("a folder");
+        for old in fs::read_dir(&folder).expect("a folder").flatten() {
+            fs::remove_file(old.path()).expect("a page");
+        }
+        for (name, text) in &pages {
+            fs::write(folder.join(name), text).expect("written");
+        }
+    }
+    for (name, text) in &pages {
+        let written = fs::read_to_string(folder.join(name)).unwrap_or_default();
+        assert!(
+            written == *text,
+            "docs/commands/{name} is old: run `make docs`"
+        );
+    }
+    let there = fs::read_dir(&folder).expect("docs/commands").count();
+    assert_eq!(
+        there,
+        pages.len(),
+        "docs/commands has a page of no command: run `make docs`"
+    );
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn build(state: &str, finished: Option<f64>) -> Build {
         project: "default".to_owned(),
         state: state.to_owned(),
         created_at: Some(at(0.0)),
+        started_at: Some(at(0.4)),
         finished_at: finished.map(at),
         platforms: strings(&PLATFORMS),
         error: None,
@@ -68,6 +69,7 @@ fn attempt(
         error: None,
         vertices_cached: steps[0],
         vertices_run: steps[1],
+        fetch_ms: 0,
     }
 }
 
@@ -98,6 +100,8 @@ fn stage(
         users: strings(users),
         waiting_for: None,
         inputs: inputs.to_vec(),
+        ready_at: None,
+        exports: vec![],
         attempts,
     }
 }
@@ -128,6 +132,7 @@ fn whole() -> BuildDetail {
             )],
         )],
         transfers: vec![],
+        events: vec![],
     };
     for (number, (platform, agent)) in
         (2..).zip(
@@ -171,6 +176,7 @@ fn whole() -> BuildDetail {
                 to_stages: vec![number + 4],
                 digest: DIGEST.to_owned(),
                 bytes: 1_048_993,
+                fetch_ms: vec![],
             });
         }
     }
@@ -259,6 +265,7 @@ fn a_running_build_shows_what_waits_and_why_and_earlier_tries() {
             later,
         ],
         transfers: vec![],
+        events: vec![],
     };
     check(
         "show-running.txt",
@@ -285,6 +292,7 @@ fn a_failed_build_shows_its_error_and_nothing_that_a_terminal_acts_on() {
             )],
         )],
         transfers: vec![],
+        events: vec![],
     };
     detail.stages[0].state = "failed".to_owned();
     let error = "process \"/bin/sh -c make\" did not complete successfully: exit code: 2\n\tmake: *** [all]\u{1b}[31m Error 2\n";
@@ -305,6 +313,7 @@ fn a_build_without_stages_says_whether_they_will_come() {
         build,
         stages: vec![],
         transfers: vec![],
+        events: vec![],
     };
     let planning = render::build(&detail(build("planning", None)), Paint::None, at(0.3));
     assert!(
@@ -325,9 +334,15 @@ fn builds_are_listed_one_a_line() {
     other.id = "019aa6a1-7f02-7c31-9d54-3f1f6f0b7a11".to_owned();
     other.platforms = strings(&["linux/amd64"]);
     let all = [other, whole().build];
-    check("builds.txt", &render::builds(&all, Paint::None, at(75.0)));
+    check(
+        "builds.txt",
+        &render::builds(&all, render::Width::Narrow, Paint::None, at(75.0)),
+    );
     check("builds.json", &render::json(&all));
-    assert_eq!(render::builds(&[], Paint::None, at(0.0)), "No builds.\n");
+    assert_eq!(
+        render::builds(&[], render::Width::Narrow, Paint::None, at(0.0)),
+        "No builds.\n"
+    );
 }
 
 fn agents() -> Vec<Agent> {
@@ -352,6 +367,8 @@ fn agents() -> Vec<Agent> {
         holding: 0,
         entitlements: strings(&["network.host"]),
         devices: vec![],
+        labels: Default::default(),
+        first_seen: None,
     };
     let draining = Agent {
         name: "arm64-1".to_owned(),

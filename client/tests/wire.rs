@@ -9,11 +9,14 @@ use std::{
 
 use croft_proto::v1::{
     Agent, Attempt, Build, CancelBuildRequest, CancelBuildResponse, DrainAgentRequest,
-    DrainAgentResponse, GetBuildRequest, GetBuildResponse, ListAgentsRequest, ListAgentsResponse,
-    ListBuildsRequest, ListBuildsResponse, ResumeAgentRequest, ResumeAgentResponse, Stage,
-    Transfer,
+    DrainAgentResponse, GetAgentRequest, GetAgentResponse, GetBuildRequest, GetBuildResponse,
+    ListAgentsRequest, ListAgentsResponse, ListBuildsRequest, ListBuildsResponse, LogExtras,
+    PlanBuildRequest, PlanBuildResponse, ReadLogRequest, ReadLogResponse, RemoveAgentRequest,
+    RemoveAgentResponse, RemoveBuildRequest, RemoveBuildResponse, ResumeAgentRequest,
+    ResumeAgentResponse, Stage, Transfer, VertexStage,
     farm_server::{Farm, FarmServer},
 };
+use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
@@ -67,6 +70,44 @@ fn agent() -> Agent {
     }
 }
 
+/// A step of a stage of that number, and what it wrote.
+fn piece(stage: u32, vertex: &str, wrote: &str) -> Result<ReadLogResponse, Status> {
+    use croft_buildkit::api::control::{StatusResponse, Vertex, VertexLog};
+    let digest = format!("sha256:{vertex}");
+    let at = |seconds| Some(croft_buildkit::api::wkt::Timestamp { seconds, nanos: 0 });
+    let status = StatusResponse {
+        vertexes: vec![Vertex {
+            digest: digest.clone(),
+            name: vertex.to_owned(),
+            started: at(1),
+            completed: at(2),
+            ..Vertex::default()
+        }],
+        logs: vec![VertexLog {
+            vertex: digest.clone(),
+            timestamp: at(1),
+            stream: 1,
+            msg: format!("{wrote}\n").into_bytes(),
+        }],
+        ..StatusResponse::default()
+    };
+    let extras = LogExtras {
+        stages: vec![VertexStage {
+            vertex: digest,
+            stage,
+        }],
+    };
+    let mut message = status.encode_to_vec();
+    message.extend(extras.encode_to_vec());
+    let mut data = Vec::new();
+    prost::encode_length_delimiter(message.len(), &mut data).expect("room");
+    data.extend(message);
+    Ok(ReadLogResponse {
+        position: u64::from(stage),
+        data,
+    })
+}
+
 #[tonic::async_trait]
 impl Farm for Peer {
     async fn list_builds(
@@ -112,6 +153,7 @@ impl Farm for Peer {
                     bytes: 1500,
                     ..Transfer::default()
                 }],
+                ..GetBuildResponse::default()
             })),
             "01" => Err(Status::invalid_argument("several builds start with 01")),
             "empty" => Ok(Response::new(GetBuildResponse::default())),
@@ -134,6 +176,78 @@ impl Farm for Peer {
             (one.draining, one.running) = (true, *left);
         }
         Ok(Response::new(ListAgentsResponse { agents: vec![one] }))
+    }
+
+    type ReadLogStream = tokio_stream::Iter<std::vec::IntoIter<Result<ReadLogResponse, Status>>>;
+
+    async fn read_log(
+        &self,
+        request: Request<ReadLogRequest>,
+    ) -> Result<Response<Self::ReadLogStream>, Status> {
+        let asked = request.into_inner();
+        let id = asked.id.clone();
+        self.note(asked);
+        let pieces = match id.as_str() {
+            "broken" => vec![Ok(ReadLogResponse {
+                position: 1,
+                // Longer than what is there.
+                data: vec![200, 1, 0],
+            })],
+            _ => vec![
+                piece(1, "one", "\u{1b}]0;title\u{7}hello"),
+                piece(2, "two", "world"),
+            ],
+        };
+        Ok(Response::new(tokio_stream::iter(pieces)))
+    }
+
+    async fn remove_build(
+        &self,
+        request: Request<RemoveBuildRequest>,
+    ) -> Result<Response<RemoveBuildResponse>, Status> {
+        let id = request.into_inner().id;
+        self.note(&id);
+        match id.as_str() {
+            "runs" => Err(Status::failed_precondition("it runs; cancel it first")),
+            "none" => Err(Status::not_found("there is no build")),
+            id => Ok(Response::new(RemoveBuildResponse {
+                build: Some(Build {
+                    id: id.to_owned(),
+                    ..build()
+                }),
+            })),
+        }
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<GetAgentRequest>,
+    ) -> Result<Response<GetAgentResponse>, Status> {
+        self.note(request.into_inner());
+        Ok(Response::new(GetAgentResponse {
+            agent: Some(agent()),
+            known_commands: 12,
+            ..GetAgentResponse::default()
+        }))
+    }
+
+    async fn remove_agent(
+        &self,
+        request: Request<RemoveAgentRequest>,
+    ) -> Result<Response<RemoveAgentResponse>, Status> {
+        match request.into_inner().agent.as_str() {
+            "here" => Err(Status::failed_precondition("here is connected")),
+            _ => Ok(Response::new(RemoveAgentResponse {
+                agent: Some(agent()),
+            })),
+        }
+    }
+
+    async fn plan_build(
+        &self,
+        _: Request<PlanBuildRequest>,
+    ) -> Result<Response<PlanBuildResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn cancel_build(
@@ -273,7 +387,8 @@ async fn a_list_asks_for_just_what_its_flags_say() {
             "{:?}",
             ListBuildsRequest {
                 limit: 7,
-                states: vec!["failed".into(), "running".into()]
+                states: vec!["failed".into(), "running".into()],
+                ..ListBuildsRequest::default()
             }
         )
     );
@@ -347,6 +462,190 @@ async fn a_build_is_cancelled_for_a_reason_and_one_that_is_over_is_not() {
     assert_fails(&over, 1, &["croft: it is over"]);
     let which = croft(&["builds", "cancel", "--addr", &address], &[]).await;
     assert_eq!(which.status.code(), Some(2), "not the latest by accident");
+}
+
+#[tokio::test]
+async fn a_log_is_printed_in_order_or_one_stage_of_it_without_what_a_terminal_acts_on() {
+    let (peer, address) = farm().await;
+    let all = croft(&["builds", "logs", "--follow", "--addr", &address], &[]).await;
+    assert_eq!(all.status.code(), Some(0), "{}", text(&all.stderr));
+    let shown = text(&all.stdout);
+    let (one, two) = (shown.find("hello"), shown.find("world"));
+    assert!(one.is_some() && one < two, "{shown}");
+    assert!(
+        !shown.chars().any(|c| c.is_control() && c != '\n'),
+        "{shown:?}"
+    );
+    assert_eq!(
+        peer.asked(),
+        format!(
+            "{:?}",
+            ReadLogRequest {
+                id: "latest".to_owned(),
+                after: 0,
+                follow: true
+            }
+        )
+    );
+    let part = croft(
+        &["builds", "logs", "x", "--stage", "2", "--addr", &address],
+        &[],
+    )
+    .await;
+    let shown = text(&part.stdout);
+    assert!(
+        shown.contains("world") && !shown.contains("hello"),
+        "{shown}"
+    );
+    let json = croft(
+        &["builds", "logs", "--format", "json", "--addr", &address],
+        &[],
+    )
+    .await;
+    for line in text(&json.stdout).lines() {
+        serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON");
+    }
+    let broken = croft(&["builds", "logs", "broken", "--addr", &address], &[]).await;
+    assert_fails(&broken, 1, &["lacks a whole piece of the log"]);
+}
+
+#[tokio::test]
+async fn of_several_builds_those_go_that_can_and_the_first_refusal_is_told() {
+    let (_, address) = farm().await;
+    let words = ["builds", "rm", "a", "runs", "none", "b", "--addr", &address];
+    let output = croft(&words, &[]).await;
+    assert_eq!(text(&output.stdout), "a is removed\nb is removed\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cancel it first"));
+    let all = croft(&["builds", "rm", "--addr", &address], &[]).await;
+    assert_eq!(all.status.code(), Some(2), "not the latest by accident");
+}
+
+#[tokio::test]
+async fn an_agent_is_shown_and_forgotten_by_its_name() {
+    let (_, address) = farm().await;
+    let output = croft(&["agents", "show", "amd64-1", "--addr", &address], &[]).await;
+    let shown = text(&output.stdout);
+    assert!(
+        shown.contains("12 commands") && shown.contains("can't be asked"),
+        "{shown}"
+    );
+    let output = croft(&["agents", "rm", "amd64-1", "--addr", &address], &[]).await;
+    assert_eq!(text(&output.stdout), "amd64-1 is forgotten\n");
+    let refused = croft(&["agents", "rm", "here", "--addr", &address], &[]).await;
+    assert_fails(&refused, 1, &["here is connected"]);
+}
+
+#[tokio::test]
+async fn a_named_farm_is_used_until_a_flag_says_otherwise() {
+    let (_, address) = farm().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("croft/config.toml");
+    let file = [("CROFT_CONFIG", file.to_str().expect("a path"))];
+    let run = async |words: &[&str]| croft(words, &file).await;
+
+    let empty = run(&["context", "ls"]).await;
+    assert!(text(&empty.stdout).contains("croft context add"));
+    assert_fails(
+        &run(&["context", "show"]).await,
+        2,
+        &["no context is in use"],
+    );
+    for (name, at) in [("one", address.as_str()), ("two", "127.0.0.1:1")] {
+        let added = run(&["context", "add", name, "--addr", at]).await;
+        assert_eq!(added.status.code(), Some(0), "{}", text(&added.stderr));
+    }
+    let agents = run(&["agents", "ls"]).await;
+    assert!(
+        text(&agents.stdout).contains("amd64-1"),
+        "{}",
+        text(&agents.stderr)
+    );
+    let two = run(&["agents", "ls", "--context", "two"]).await;
+    assert_fails(&two, 4, &["127.0.0.1:1"]);
+    assert_fails(
+        &run(&["agents", "ls", "--context", "three"]).await,
+        2,
+        &["three", "there are one, two", "croft context add"],
+    );
+    let used = run(&["context", "use", "two"]).await;
+    assert_eq!(text(&used.stdout), "two is in use\n");
+    let listed = run(&["context", "ls", "--format", "json"]).await;
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert_eq!(listed[1]["name"], "two");
+    assert_eq!(listed[1]["in_use"], true);
+    // The address says which farm, whatever is in use.
+    let agents = run(&["agents", "ls", "--addr", &address]).await;
+    assert!(text(&agents.stdout).contains("amd64-1"));
+    let gone = run(&["context", "rm", "two"]).await;
+    assert_eq!(text(&gone.stdout), "two is removed\n");
+
+    std::fs::write(
+        file[0].1,
+        "context = \"one\"\n\n[contexts.one]\nadresses = []\n",
+    )
+    .expect("written");
+    assert_fails(
+        &run(&["agents", "ls"]).await,
+        1,
+        &["config.toml:4:", "adresses"],
+    );
+}
+
+#[tokio::test]
+async fn of_several_coordinators_the_active_one_is_asked() {
+    let (_, address) = farm().await;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_service_status("", tonic_health::ServingStatus::NotServing)
+        .await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let standby = listener.local_addr().expect("bound").to_string();
+    let router = Server::builder().add_service(health);
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    for all in [
+        format!("127.0.0.1:1,{standby},{address}"),
+        format!("{standby},{address}"),
+    ] {
+        let output = croft(&["agents", "ls", "--addr", &all], &[]).await;
+        assert!(
+            text(&output.stdout).contains("amd64-1"),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+    let nobody = format!("{standby},{standby}");
+    let output = croft(&["agents", "ls", "--addr", &nobody], &[]).await;
+    assert_fails(&output, 4, &["no coordinator of", "is active"]);
+}
+
+#[tokio::test]
+async fn every_shell_gets_its_completions() {
+    for (shell, part) in [
+        ("bash", "complete -F _croft"),
+        ("zsh", "#compdef croft"),
+        ("fish", "complete -c croft"),
+    ] {
+        let output = croft(&["completion", shell], &[]).await;
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(part), "{shell}");
+    }
+    assert_eq!(
+        croft(&["completion", "csh"], &[]).await.status.code(),
+        Some(2)
+    );
+}
+
+#[tokio::test]
+async fn there_is_a_man_page_for_each_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a path");
+    let output = croft(&["man", path], &[]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for page in ["croft.1", "croft-builds-show.1", "croft-context-add.1"] {
+        let page = std::fs::read_to_string(folder.path().join(page)).expect("a page");
+        assert!(page.contains(".TH"), "{page}");
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ impl Cancel {
         let mut farm = call.connect().await?;
         let build = farm.cancel(&self.id, &self.reason).await?;
         call.print(&match self.format {
-            Format::Table => format!("{} is cancelled\n", build.id),
+            Format::Table => format!("{} is cancelled\n", render::line(&build.id)),
             Format::Json => render::json(&build),
         })
     }

@@ -1,7 +1,9 @@
-//! `croft builds`: which builds there are, how one ran, and ending one.
+//! `croft builds`: which builds there are, how one ran and what it said, and ending and removing them.
 
 mod cancel;
+mod logs;
 mod ls;
+mod rm;
 mod show;
 
 use clap::Subcommand;
@@ -15,8 +17,12 @@ pub enum Builds {
     Ls(ls::Ls),
     /// Show a build's plan as it ran: which stage ran where and why, and what travelled
     Show(show::Show),
+    /// Print what a build has said, from its beginning
+    Logs(logs::Logs),
     /// End a build that runs
     Cancel(cancel::Cancel),
+    /// Remove builds that are over: what is known of them, and their logs. What they published stays
+    Rm(rm::Rm),
 }
 
 impl Builds {
@@ -24,7 +30,9 @@ impl Builds {
         match self {
             Self::Ls(ls) => ls.run(call).await,
             Self::Show(show) => show.run(call).await,
+            Self::Logs(logs) => logs.run(call).await,
             Self::Cancel(cancel) => cancel.run(call).await,
+            Self::Rm(rm) => rm.run(call).await,
         }
     }
 }

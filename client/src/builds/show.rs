@@ -1,8 +1,20 @@
 //! `croft builds show`.
 
-use clap::Args;
+use std::time::Duration;
 
-use crate::{call::Call, cli::Format, error::Error, render};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::{
+    call::Call,
+    error::Error,
+    model::BuildDetail,
+    render,
+    timeline::{Spent, Timeline},
+};
+
+/// How often a build that is followed is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Which build.
 #[derive(Debug, Args)]
@@ -10,17 +22,77 @@ pub struct Show {
     /// The build's id, the start of it, buildx's build reference, or `latest`
     #[arg(default_value = "latest", value_name = "ID|latest")]
     id: String,
+    /// Wait until the build is over; on a terminal, show how it stands meanwhile
+    #[arg(long, short)]
+    follow: bool,
     /// In which form the answer is printed
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = Form::Table)]
+    format: Form,
+}
+
+/// How a build is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Table,
+    /// For programs: fields keep their names and meanings, new ones may come
+    Json,
+    /// Its timeline as a picture
+    Svg,
+}
+
+/// A build for programs.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    build: &'a BuildDetail,
+    /// The stages that nothing could have been shorter than, first to last.
+    critical_path: &'a [u32],
+    /// Where the time went.
+    spent: Spent,
 }
 
 impl Show {
     pub(super) async fn run(self, call: &Call) -> Result<(), Error> {
-        let build = call.connect().await?.build(&self.id).await?;
-        call.print(&match self.format {
-            Format::Table => render::build(&build, call.paint, call.now()),
-            Format::Json => render::json(&build),
-        })
+        let mut farm = call.connect().await?;
+        let mut build = farm.build(&self.id).await?;
+        // Not whatever is the latest by then.
+        let id = build.build.id.clone();
+        while self.follow && build.build.finished_at.is_none() {
+            if self.format == Form::Table && call.is_terminal() {
+                call.repaint(&self.text(&build, call))?;
+            }
+            tokio::time::sleep(LOOK).await;
+            build = farm.build(&id).await?;
+        }
+        let text = self.text(&build, call);
+        match self.follow && self.format == Form::Table {
+            true => call.repaint(&text),
+            false => call.print(&text),
+        }
+    }
+
+    fn text(&self, build: &BuildDetail, call: &Call) -> String {
+        let now = call.now();
+        let timeline = Timeline::of(build, now);
+        match self.format {
+            Form::Table => {
+                let mut text = render::build(build, call.paint, now);
+                if let Some(timeline) = timeline.filter(|_| !build.stages.is_empty()) {
+                    text.push('\n');
+                    text.push_str(&render::timeline(&timeline, call.paint));
+                }
+                text
+            }
+            Form::Json => render::json(&Shown {
+                build,
+                critical_path: timeline.as_ref().map_or(&[], |one| &one.critical),
+                spent: timeline.as_ref().map(|one| one.spent).unwrap_or_default(),
+            }),
+            Form::Svg => match timeline {
+                Some(timeline) => render::timeline_svg(&build.build, &timeline),
+                None => String::new(),
+            },
+        }
     }
 }

@@ -2,7 +2,8 @@
 //! ran, and what travelled between agents.
 
 use super::text::{
-    Cell, Paint, Side, Table, Tone, between, bytes, cell, clean, clean_lines, moment, plain,
+    Cell, Paint, Side, Table, Tone, between, bytes, cell, clean, clean_lines, duration, moment,
+    plain,
 };
 use crate::model::{Attempt, Build, BuildDetail, Moment, Stage, Transfer};
 
@@ -23,7 +24,32 @@ pub fn build(detail: &BuildDetail, paint: Paint, now: Moment) -> String {
     out.push_str(&stages(detail, paint, now));
     out.push('\n');
     out.push_str(&travelled(detail, paint));
+    if !detail.events.is_empty() {
+        out.push('\n');
+        out.push_str(&happened(detail, paint));
+    }
     out
+}
+
+/// What no stage tells: when, after the build began.
+fn happened(detail: &BuildDetail, paint: Paint) -> String {
+    let mut table = Table::new([("AFTER", Side::Right), ("WHAT", Side::Left)]);
+    for event in &detail.events {
+        let after = detail.build.created_at.zip(event.at);
+        table.row([
+            plain(
+                after
+                    .map(|(from, to)| between(from, to))
+                    .unwrap_or_default(),
+            ),
+            plain(&event.text),
+        ]);
+    }
+    format!(
+        "{}\n{}",
+        paint.put(Tone::Strong, "What happened"),
+        table.render(paint, "  ")
+    )
 }
 
 fn head(build: &Build, paint: Paint, now: Moment) -> String {
@@ -229,6 +255,7 @@ fn travelled(detail: &BuildDetail, paint: Paint) -> String {
         ("FROM", Side::Left),
         ("TO", Side::Left),
         ("SIZE", Side::Right),
+        ("FETCHED IN", Side::Right),
         ("DIGEST", Side::Left),
     ]);
     for Transfer {
@@ -236,6 +263,7 @@ fn travelled(detail: &BuildDetail, paint: Paint) -> String {
         to_stages,
         digest,
         bytes: size,
+        fetch_ms,
     } in &detail.transfers
     {
         let to = match to_stages.as_slice() {
@@ -247,6 +275,10 @@ fn travelled(detail: &BuildDetail, paint: Paint) -> String {
             plain(format!("stage {from_stage}")),
             plain(to),
             plain(bytes(*size)),
+            plain(match fetch_ms.iter().max() {
+                None | Some(0) => String::new(),
+                Some(most) => duration(*most),
+            }),
             plain(digest),
         ]);
     }

@@ -1,12 +1,27 @@
 //! `builds ls` and `agents ls`: one line each.
 
 use super::text::{Cell, Paint, Side, Table, Tone, between, bytes, cell, moment, plain};
-use crate::model::{Agent, Build, Moment};
+use crate::{
+    contexts::Named,
+    model::{Agent, Build, Moment},
+};
+
+/// How many columns a list has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// What most want to know.
+    Narrow,
+    /// What else there is.
+    Wide,
+}
 
 /// Builds as a table, in the order given; running ones as of `now`.
-pub fn builds(builds: &[Build], paint: Paint, now: Moment) -> String {
+pub fn builds(builds: &[Build], width: Width, paint: Paint, now: Moment) -> String {
     if builds.is_empty() {
         return "No builds.\n".to_owned();
+    }
+    if width == Width::Wide {
+        return wide(builds, paint, now);
     }
     let columns = ["ID", "STATE", "CREATED", "TOOK", "PLATFORMS", "PUBLISHED"];
     let mut table = Table::new(columns.map(|title| {
@@ -30,6 +45,41 @@ pub fn builds(builds: &[Build], paint: Paint, now: Moment) -> String {
             plain(took.unwrap_or_default()),
             plain(build.platforms.join(",")),
             plain(build.published.join(" ")),
+        ]);
+    }
+    table.render(paint, "")
+}
+
+fn wide(builds: &[Build], paint: Paint, now: Moment) -> String {
+    let left = |title| (title, Side::Left);
+    let mut table = Table::new([
+        left("ID"),
+        left("STATE"),
+        left("CREATED"),
+        ("TOOK", Side::Right),
+        left("PROJECT"),
+        left("REFERENCE"),
+        left("PLATFORMS"),
+        left("DIGEST"),
+        left("PUBLISHED"),
+        left("ERROR"),
+    ]);
+    for build in builds {
+        let took = build
+            .created_at
+            .map(|from| between(from, build.finished_at.unwrap_or(now)));
+        let error = build.error.as_deref().unwrap_or_default();
+        table.row([
+            plain(&build.id),
+            cell(&build.state, Tone::of_state(&build.state)),
+            plain(build.created_at.map(moment).unwrap_or_default()),
+            plain(took.unwrap_or_default()),
+            plain(&build.project),
+            plain(&build.client_ref),
+            plain(build.platforms.join(",")),
+            plain(build.digest.as_deref().unwrap_or_default()),
+            plain(build.published.join(" ")),
+            cell(error.lines().next().unwrap_or_default(), Tone::Bad),
         ]);
     }
     table.render(paint, "")
@@ -73,7 +123,7 @@ pub fn agents(agents: &[Agent], paint: Paint, now: Moment) -> String {
     table.render(paint, "")
 }
 
-fn state(agent: &Agent) -> Cell {
+pub(super) fn state(agent: &Agent) -> Cell {
     let drain = match (agent.draining, agent.is_drained()) {
         (false, _) => None,
         (true, false) => Some("draining"),
@@ -93,7 +143,7 @@ fn state(agent: &Agent) -> Cell {
     }
 }
 
-fn memory(agent: &Agent) -> String {
+pub(super) fn memory(agent: &Agent) -> String {
     match agent.memory_total_bytes {
         0 => String::new(),
         total => format!(
@@ -104,7 +154,7 @@ fn memory(agent: &Agent) -> String {
     }
 }
 
-fn disk(agent: &Agent) -> String {
+pub(super) fn disk(agent: &Agent) -> String {
     match agent.disk_total_bytes {
         0 => String::new(),
         total => format!("{} of {}", bytes(agent.disk_free_bytes), bytes(total)),
@@ -128,4 +178,28 @@ fn platforms(agent: &Agent) -> String {
         ));
     }
     all
+}
+
+/// Named farms as a table; the one in use has a mark.
+pub fn contexts(all: &[Named], paint: Paint) -> String {
+    if all.is_empty() {
+        return "No contexts: name a farm with `croft context add NAME --addr ADDRESS`.\n"
+            .to_owned();
+    }
+    let columns = ["", "NAME", "ADDRESSES", "AUTHORITY", "CERTIFICATE"];
+    let mut table = Table::new(columns.map(|title| (title, Side::Left)));
+    let path = |path: &Option<std::path::PathBuf>| {
+        let path = path.as_ref().map(|path| path.display().to_string());
+        plain(path.unwrap_or_default())
+    };
+    for one in all {
+        table.row([
+            cell(if one.in_use { "*" } else { "" }, Tone::Good),
+            cell(&one.name, Tone::Strong),
+            plain(one.context.addresses.join(" ")),
+            path(&one.context.tls_ca),
+            path(&one.context.tls_cert),
+        ]);
+    }
+    table.render(paint, "")
 }

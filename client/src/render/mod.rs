@@ -1,13 +1,25 @@
 //! How answers look: pure functions from `model` to text that ends with a line feed. Whatever comes from a farm is cleaned of control
 //! characters; colours are put on last, and only if asked for.
 
+mod agent;
 mod build;
 mod lists;
+mod plan;
+mod svg;
 mod text;
+mod timeline;
 
+pub use agent::agent;
 pub use build::build;
-pub use lists::{agents, builds};
+pub use lists::{Width, agents, builds, contexts};
+pub use plan::{mermaid as plan_mermaid, svg as plan_svg, tree as plan};
 pub use text::Paint;
+pub use timeline::{svg::svg as timeline_svg, timeline};
+
+/// A text of the farm's in one line, without anything that a terminal would act on.
+pub fn line(text: &str) -> String {
+    text::clean(text)
+}
 
 /// An answer as JSON, for programs.
 pub fn json<T: serde::Serialize>(answer: &T) -> String {

@@ -81,6 +81,12 @@ pub(super) struct Cell {
     tone: Tone,
 }
 
+impl Cell {
+    pub fn painted(&self, paint: Paint) -> String {
+        paint.put(self.tone, &self.text)
+    }
+}
+
 pub(super) fn cell(text: impl AsRef<str>, tone: Tone) -> Cell {
     Cell {
         text: clean(text.as_ref()),
@@ -172,7 +178,7 @@ pub(super) fn between(from: Moment, to: Moment) -> String {
     duration((to.0 - from.0).num_milliseconds().max(0).unsigned_abs())
 }
 
-fn duration(milliseconds: u64) -> String {
+pub(super) fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     match seconds {
         0..60 => format!("{seconds}.{}s", milliseconds % 1000 / 100),
