@@ -38,7 +38,8 @@ fn of_help(program: &Path, subcommand: &[&str]) -> Flags {
         }
         // On a line of its own, or behind the text.
         if let Some(about) = current.as_ref().and_then(|flag| flags.get_mut(flag)) {
-            if let Some(variable) = bracketed(line, "env: ") {
+            let (_, behind) = line.split_once("[env: ").unwrap_or_default();
+            if let Some((variable, _)) = behind.split_once(']') {
                 about.0 = variable.trim_end_matches('=').to_owned();
             }
             if let Some(default) = bracketed(line, "default: ") {
@@ -50,8 +51,9 @@ fn of_help(program: &Path, subcommand: &[&str]) -> Flags {
 }
 
 fn bracketed<'a>(line: &'a str, what: &str) -> Option<&'a str> {
-    let (_, rest) = line.split_once(&format!("[{what}"))?;
-    rest.split(']').next()
+    line.strip_prefix('[')?
+        .strip_prefix(what)?
+        .strip_suffix(']')
 }
 
 /// The flags in the table below a program's heading.
