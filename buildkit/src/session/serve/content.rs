@@ -99,7 +99,7 @@ async fn answered(
         };
         return Ok(unary_response(&InfoResponse { info: Some(info) }));
     }
-    let left = size.checked_sub(asked.offset).filter(|_| asked.offset >= 0);
+    let left = Some(size.saturating_sub(asked.offset)).filter(|left| (0..=size).contains(left));
     let wanted = match (left, asked.size) {
         (Some(left), 0) => left,
         (Some(left), wanted @ 1..) if wanted <= left => wanted,

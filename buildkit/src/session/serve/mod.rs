@@ -11,6 +11,7 @@ mod content;
 mod files;
 mod follow;
 mod gopath;
+mod keys;
 mod output;
 mod packet;
 mod patterns;

@@ -218,3 +218,81 @@ fn create(path: &Path) -> io::Result<(File, Option<Draft>)> {
     let file = File::options().write(true).truncate(true).open(&place)?;
     Ok((file, None))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use http_body_util::Full;
+    use tonic::Code;
+
+    use super::*;
+    use crate::session::{
+        grpc::boxed,
+        serve::packet::{
+            framed,
+            testing::{body, heard},
+        },
+    };
+
+    fn pieces() -> SessionBody {
+        body(&["one ", "", "two"].map(|text| Piece { data: text.into() }))
+    }
+
+    /// As if the connection had ended within a message.
+    fn broken() -> SessionBody {
+        let whole = framed(&Piece {
+            data: "one two".into(),
+        });
+        boxed(Full::new(whole.slice(..whole.len() - 1)))
+    }
+
+    async fn give(output: &Output, exporter: Option<&str>, body: SessionBody) -> Status {
+        let mut request = SessionRequest::new(body);
+        if let Some(exporter) = exporter {
+            let headers = request.headers_mut();
+            headers.insert(EXPORTER, exporter.parse().unwrap());
+        }
+        heard(answer(&HashMap::from([(0, output.clone())]), request).await)
+            .await
+            .1
+    }
+
+    #[tokio::test]
+    async fn a_file_is_written_whole_or_stays_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "before").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("file", &link).unwrap();
+        let output = Output::file(&link);
+        assert_eq!(
+            give(&output, Some("0"), broken()).await.code(),
+            Code::Internal
+        );
+        assert_eq!(fs::read(&file).unwrap(), b"before");
+        assert_eq!(give(&output, None, pieces()).await.code(), Code::Ok);
+        assert_eq!(fs::read(&file).unwrap(), b"one two");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(link.is_symlink() && fs::read_dir(folder.path()).unwrap().count() == 2);
+        let lost = Output::file(folder.path().join("none/file"));
+        let status = give(&lost, None, pieces()).await;
+        assert!(status.message().contains("none/file"), "{status}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_written_once_and_exporters_get_their_own_outputs_only() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let output = Output::stream(writer);
+        assert_eq!(
+            give(&output, Some("1"), pieces()).await.code(),
+            Code::NotFound
+        );
+        assert_eq!(give(&output, Some("0"), pieces()).await.code(), Code::Ok);
+        let mut read = String::new();
+        io::Read::read_to_string(&mut reader, &mut read).unwrap();
+        assert_eq!(read, "one two");
+        let status = give(&output, Some("0"), pieces()).await;
+        assert!(status.message().contains("already"), "{status}");
+    }
+}

@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{
+    keys::Keys,
     packet::{Messages, Piece, framed, streamed},
     response,
 };
@@ -53,6 +55,8 @@ const REFUSED: [u8; 5] = [0, 0, 0, 1, 5];
 #[derive(Clone, Debug)]
 pub struct SshAgent {
     socket: PathBuf,
+    /// Of one that is ours, which ends with the last of these.
+    _keys: Option<Arc<Keys>>,
 }
 
 /// Why there is no such agent.
@@ -61,17 +65,17 @@ pub enum SshError {
     /// None is running.
     #[error("no SSH agent is running: SSH_AUTH_SOCK is not set")]
     None,
-    /// It is no agent's socket.
-    #[error("{} is no SSH agent's socket: keys are lent through an agent, so add it to one with ssh-add", .0.display())]
-    NoSocket(PathBuf),
     /// It is not there.
     #[error("{} can't be read: {source}", path.display())]
     Missing {
-        /// The socket.
+        /// The socket or key.
         path: PathBuf,
         /// What is wrong with it.
         source: io::Error,
     },
+    /// OpenSSH doesn't take the keys.
+    #[error("the SSH keys can't be lent: {0}")]
+    Keys(String),
 }
 
 impl SshAgent {
@@ -86,20 +90,33 @@ impl SshAgent {
         }
     }
 
-    /// The one that listens at this socket. Files of keys are not taken: an agent asks for their passphrases, and keeps them from us.
+    /// The one that listens at this socket, or one of our own with the key in this file, as [`SshAgent::of_keys`].
     ///
     /// # Errors
-    /// It is not there, or is no socket.
-    pub fn at(socket: impl Into<PathBuf>) -> Result<Self, SshError> {
-        let socket = socket.into();
-        match std::fs::metadata(&socket) {
-            Ok(found) if found.file_type().is_socket() => Ok(Self { socket }),
-            Ok(_) => Err(SshError::NoSocket(socket)),
-            Err(source) => Err(SshError::Missing {
-                path: socket,
-                source,
+    /// It is not there, or is no key.
+    pub fn at(path: impl Into<PathBuf>) -> Result<Self, SshError> {
+        let path = path.into();
+        match std::fs::metadata(&path) {
+            Ok(found) if found.file_type().is_socket() => Ok(Self {
+                socket: path,
+                _keys: None,
             }),
+            Ok(_) => Self::of_keys(&[path]),
+            Err(source) => Err(SshError::Missing { path, source }),
         }
+    }
+
+    /// One of our own, with the keys in these files. Needs OpenSSH's `ssh-agent` and `ssh-add` on this machine, which may ask for
+    /// passphrases; blocks meanwhile.
+    ///
+    /// # Errors
+    /// What is wrong with the keys.
+    pub fn of_keys(files: &[PathBuf]) -> Result<Self, SshError> {
+        let keys = Keys::lend(files).map_err(SshError::Keys)?;
+        Ok(Self {
+            socket: keys.socket(),
+            _keys: Some(Arc::new(keys)),
+        })
     }
 }
 
@@ -143,10 +160,13 @@ async fn forward(
 ) -> Result<SessionResponse, Status> {
     let id = request.headers().get(ID);
     let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let agent = connect(&agent(agents, id)?.socket).await?;
+    let lent = agent(agents, id)?.clone();
+    let agent = connect(&lent.socket).await?;
     let (outgoing, answers) = mpsc::channel(QUEUE);
     let body = request.into_body();
     tokio::spawn(async move {
+        // One of our own must not end meanwhile.
+        let _lent = lent;
         let ended = tokio::select! {
             ended = converse(agent, body, &outgoing) => ended,
             () = outgoing.closed() => return,
@@ -310,6 +330,37 @@ mod tests {
         let request = unary_request(CHECK, &asked).unwrap();
         let (_, status) = heard(answer(HashMap::new(), request).await).await;
         assert_eq!(status.code(), tonic::Code::NotFound);
-        assert!(matches!(SshAgent::at("/"), Err(SshError::NoSocket(_))));
+        assert!(matches!(
+            SshAgent::at("/none"),
+            Err(SshError::Missing { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_key_in_a_file_is_lent_through_an_agent_that_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("a key");
+        let made = std::process::Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "of a test", "-f"])
+            .arg(&key)
+            .status();
+        assert!(made.unwrap().success());
+        let agent = SshAgent::at(&key).unwrap();
+        let socket = agent.socket.clone();
+        let body = body(&[Piece {
+            data: message(LIST_KEYS, &[]).into(),
+        }]);
+        let mut request = SessionRequest::new(body);
+        *request.uri_mut() = FORWARD.parse().unwrap();
+        let response = answer(HashMap::from([(DEFAULT.to_owned(), agent)]), request).await;
+        let mut answers = Messages::new(response.into_body());
+        let answer: Piece = answers.next().await.unwrap().unwrap();
+        assert!(answer.data.ends_with(b"of a test"), "{answer:?}");
+        assert!(answers.next::<Piece>().await.unwrap().is_none());
+        assert!(!socket.exists());
+        let no_key = folder.path().join("no key");
+        std::fs::write(&no_key, "nothing").unwrap();
+        let refused = SshAgent::at(no_key).unwrap_err().to_string();
+        assert!(refused.contains("no key"), "{refused}");
     }
 }
