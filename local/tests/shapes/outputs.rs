@@ -6,8 +6,10 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
+use croft_local::{Engine, EngineOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -64,16 +66,25 @@ impl Side {
     }
 }
 
-/// Builds the same on the farm, and on one engine alone that is native on amd64, with outputs in folders of their own. `outputs` name
+/// An engine that takes no part in the farm: its cache has nothing that the farm made.
+fn plain() -> &'static Engine {
+    static PLAIN: OnceLock<Engine> = OnceLock::new();
+    PLAIN.get_or_init(|| {
+        let engine = Engine::start(EngineOptions {
+            name: "engine-for-outputs".to_owned(),
+            mirror: Some(farm().registry().address()),
+            ..EngineOptions::default()
+        });
+        engine.unwrap_or_else(|error| panic!("no engine: {error}"))
+    })
+}
+
+/// Builds the same on the farm and on one engine alone, with outputs in folders of their own. `outputs` name
 /// these as `$OUT`.
 fn on_both(context: &Context, arguments: &[&str], outputs: &[&str]) -> [Side; 2] {
     let farm = farm();
     let buildx = Buildx::of(farm);
-    let agent = farm
-        .agents()
-        .iter()
-        .find(|one| one.name.to_string().starts_with("amd64"));
-    let engine = agent.expect("one for amd64").engine();
+    let engine = plain().address();
     let through_farm = buildx.command(["--builder", BUILDER]);
     [through_farm, alone(&buildx, engine, [""; 0])].map(|mut command| {
         let side = Side::new();
@@ -288,5 +299,56 @@ fn what_docker_cannot_hold_and_folders_that_cannot_be_written_are_refused_as_by_
             "{}",
             built.finished.report()
         );
+    }
+}
+
+#[test]
+fn what_is_loaded_is_in_the_client_s_own_docker() {
+    let farm = farm();
+    let buildx = Buildx::of(farm);
+    let engine = farm.agents()[0].engine();
+    let socket = engine.strip_prefix("docker+").expect("a Docker Engine");
+    for platforms in [ONE, TWO] {
+        let context = Context::new("FROM scratch\nCOPY Dockerfile /$NONCE\n");
+        let name = format!("loaded/{}:1", context.nonce);
+        let loaded = buildx.build(&context).platforms(platforms);
+        let loaded = loaded.args(["--load", "--tag", &name]);
+        loaded.env("DOCKER_HOST", socket).run().succeeded();
+
+        let user = Context::new(&format!("FROM {name}\n"));
+        let mut command = alone(&buildx, engine, ["build", "--output", "-"]);
+        let last = platforms.last().expect("one");
+        command.args(["--platform", last]).arg(user.path());
+        let files = process::run(command).succeeded().stdout;
+        assert!(files.contains(&context.nonce), "{last} of {platforms:?}");
+    }
+}
+
+#[test]
+fn files_of_the_context_and_links_come_out_with_their_times_and_modes() {
+    let context = Context::new("FROM scratch\nCOPY . /\n").file("folder/file", "old\n");
+    let file = context.path().join("folder/file");
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_500_000_000);
+    let opened = fs::File::options().write(true).open(&file).expect("a file");
+    opened.set_modified(long_ago).expect("ours");
+    for (platforms, below) in [(ONE, ""), (TWO, "linux_arm64")] {
+        let arguments = ["--platform", &platforms.join(",")];
+        let [farm, plain] = on_both(&context, &arguments, &["type=local,dest=$OUT/out"]);
+        let of = |side: &Side| listing(&side.at("out").join(below))["folder/file"].clone();
+        assert_eq!(of(&farm), of(&plain));
+        assert!(of(&farm).contains("1500000000"), "{}", of(&farm));
+    }
+}
+
+#[test]
+fn layers_are_compressed_as_one_engine_compresses_them() {
+    for compression in ["zstd", "uncompressed"] {
+        let context = context();
+        let arguments = ["--platform", &TWO.join(","), "--build-arg", EPOCH];
+        let output =
+            format!("type=oci,dest=$OUT/out,compression={compression},rewrite-timestamp=true");
+        let [farm, plain] = on_both(&context, &arguments, &[&output]);
+        let [one, two] = [&farm, &plain].map(|side| documents(&side.at("out")));
+        assert_eq!(one, two, "{compression}");
     }
 }
