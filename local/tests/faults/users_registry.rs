@@ -12,12 +12,12 @@ const TAGS: [&str; 3] = ["one", "two", "three"];
 const DOCKERFILE: &str = "FROM busybox\nRUN echo $NONCE > /x\n";
 
 /// A build with three tags that all pointed at something before: what it says at its end, and where the tags point now, by whether they moved.
-fn broken(farm: &Farm, tag: &str, fate: Fate) -> (String, Plan, [bool; 3]) {
+fn broken(farm: &Farm, platforms: &[&str], tag: &str, fate: Fate) -> (String, Plan, [bool; 3]) {
     let context = Context::new(DOCKERFILE);
     let image = Repository::of(farm.registry(), &context.nonce);
     let buildx = Buildx::of(farm);
     let tags = |name: &dyn Fn(&str) -> String| TAGS.map(|tag| ["--tag".to_owned(), name(tag)]);
-    let build = |context| buildx.build(context).platforms(&TWO).args(["--push"]);
+    let build = |context| buildx.build(context).platforms(platforms).args(["--push"]);
     let before = build(&context).args(tags(&|tag| image.tag(tag)).as_flattened());
     let before = before.run().succeeded().digest();
 
@@ -55,7 +55,7 @@ fn stored(farm: &Farm, plan: &Plan) -> Vec<(String, String, String)> {
 fn a_registry_that_refuses_or_dies_between_two_tags_fails_the_build_which_says_what_moved() {
     let farm = farm_of("amd64,arm64", &[]);
     for (fate, why) in [(Fate::Refused, REFUSAL), (Fate::Deadly, "connection")] {
-        let (said, plan, moved) = broken(&farm, "two ", fate);
+        let (said, plan, moved) = broken(&farm, &TWO, "two ", fate);
         assert_eq!(moved, [true, false, false], "{fate:?}");
         assert_eq!(plan.state, "failed", "{plan:#?}");
         let error = plan.error.clone().unwrap_or_default();
@@ -87,8 +87,10 @@ fn a_registry_that_refuses_or_dies_between_two_tags_fails_the_build_which_says_w
 
 #[test]
 fn a_registry_that_refuses_an_image_fails_the_build_before_any_tag_moves() {
-    let farm = farm_of("amd64,arm64", &[]);
-    let (said, plan, moved) = broken(&farm, "sha256:", Fate::Refused);
+    // One platform: an engine that is told to stop at the very moment when a step ends may count its result as in use from then on, even when
+    // all its clients are gone.
+    let farm = farm_of("amd64", &[]);
+    let (said, plan, moved) = broken(&farm, &TWO[..1], "sha256:", Fate::Refused);
     assert_eq!(moved, [false, false, false]);
     assert_eq!(plan.state, "failed", "{plan:#?}");
     let error = plan.error.clone().unwrap_or_default();
