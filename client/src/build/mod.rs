@@ -199,7 +199,7 @@ impl Running<'_> {
                 "no output is asked for, so the result stays in the farm's cache: add --push, --load or --output",
             );
         }
-        let mut outputs = outputs(&request);
+        let mut outputs = outputs(&request)?;
         let mut loading = Vec::new();
         for (one, place, output) in loads {
             outputs.push((place, output));
@@ -281,19 +281,24 @@ fn loaders(request: &mut Request) -> Result<Loads, BuildError> {
     Ok(loads)
 }
 
-/// Where exporters write, but for images that are loaded.
-fn outputs(request: &Request) -> Vec<(usize, Output)> {
-    let all = request.exporters.iter().enumerate();
-    all.filter_map(|(place, exporter)| {
+/// Where exporters write, but for images that are loaded. Folders above a file are made, as buildx makes them.
+fn outputs(request: &Request) -> Result<Vec<(usize, Output)>, BuildError> {
+    let mut outputs = Vec::new();
+    for (place, exporter) in request.exporters.iter().enumerate() {
         let output = match &exporter.destination {
-            Destination::Elsewhere | Destination::Load => return None,
+            Destination::Elsewhere | Destination::Load => continue,
             Destination::Folder(path) => Output::folder(path),
-            Destination::File(path) => Output::file(path),
+            Destination::File(path) => {
+                if let Some(parent) = path.parent() {
+                    std::fs::create_dir_all(parent).map_err(BuildError::file("make", parent))?;
+                }
+                Output::file(path)
+            }
             Destination::Output => Output::stream(io::stdout()),
         };
-        Some((place, output))
-    })
-    .collect()
+        outputs.push((place, output));
+    }
+    Ok(outputs)
 }
 
 /// Turns Ctrl-C, and a polite end from elsewhere, into a wish to stop; the second one leaves at once.
