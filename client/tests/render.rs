@@ -1,10 +1,16 @@
 //! What the command shows, whole, against checked-in text. `CROFT_BLESS=1 cargo test -p croft-client --test render` writes the text anew.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use chrono::{DateTime, Utc};
 use croft_client::{
-    model::{Agent, Attempt, Build, BuildDetail, Moment, Stage, Transfer},
+    builds::Shown,
+    config::Context,
+    contexts::Named,
+    model::{
+        Agent, AgentDetail, Attempt, Build, BuildDetail, EngineCache, Event, Export, Moment, Stage,
+        Transfer, Work,
+    },
     render::{self, Paint},
 };
 
@@ -444,4 +450,122 @@ fn colours_are_put_on_top_of_the_same_text() {
         }
         assert_eq!(stripped, bare);
     }
+}
+
+/// The places of all values in an answer, lists being one place.
+fn places(answer: &serde_json::Value, at: &str, found: &mut BTreeSet<String>) {
+    match answer {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                let at = match at {
+                    "" => name.clone(),
+                    at => format!("{at}.{name}"),
+                };
+                found.insert(at.clone());
+                // Labels have the names that operators give them.
+                if name != "labels" {
+                    places(value, &at, found);
+                }
+            }
+        }
+        serde_json::Value::Array(all) => {
+            for one in all {
+                places(one, &format!("{at}[]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `docs/json.md` promises these. What is there may not go; `CROFT_BLESS=1` adds what is new.
+#[test]
+fn no_field_of_the_json_answers_disappears() {
+    let mut detail = whole();
+    detail.events = vec![Event {
+        at: Some(at(1.0)),
+        kind: "stage retried".to_owned(),
+        text: "again".to_owned(),
+    }];
+    detail.stages[0].exports = vec![Export {
+        name: "out".to_owned(),
+        finished_at: Some(at(2.0)),
+        took_ms: 5,
+        target: false,
+    }];
+    let agent = AgentDetail {
+        agent: agents().remove(0),
+        work: vec![Work {
+            build: "b".to_owned(),
+            stage: 1,
+            name: "s".to_owned(),
+            since: None,
+        }],
+        cache: Some(EngineCache {
+            bytes: 1,
+            records: 1,
+            reclaimable_bytes: 1,
+        }),
+        known_commands: 1,
+        known_mounts: 1,
+    };
+    let shown = Shown::of(&detail, at(30.0));
+    let context = Named {
+        name: "prod".to_owned(),
+        in_use: true,
+        context: Context::default(),
+    };
+    let answers = [
+        (
+            "croft builds ls, cancel, rm",
+            render::json(&[&detail.build]),
+        ),
+        ("croft builds show", render::json(&shown)),
+        ("croft agents ls", render::json(&agents())),
+        ("croft agents show", render::json(&agent)),
+        ("croft agents drain, resume, rm", render::json(&agents()[0])),
+        ("croft context ls", render::json(&[&context])),
+        ("croft context show", render::json(&context)),
+    ];
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/json.md");
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    let mut page = String::from(
+        "# What `--format json` answers\n\n\
+         Fields keep their names, places and meanings; new ones may come, so ignore those that you don't know. Moments are RFC 3339 in UTC,\n\
+         with milliseconds; names that end in `_ms` are milliseconds, in `_bytes` and `bytes` bytes. What is not known is `null`. `[]` stands for each\n\
+         item of a list. What the fields mean is said in [farm.proto](../proto/proto/croft/v1/farm.proto), whose names they have.\n",
+    );
+    let mut all = BTreeSet::new();
+    for (command, answer) in answers {
+        let mut found = BTreeSet::new();
+        places(
+            &serde_json::from_str(&answer).expect("JSON"),
+            "",
+            &mut found,
+        );
+        page.push_str(&format!("\n## {command}\n\n"));
+        for place in found {
+            page.push_str(&format!("- `{place}`\n"));
+            all.insert(format!("{command}: {place}"));
+        }
+    }
+    if std::env::var_os("CROFT_BLESS").is_some() {
+        fs::write(&path, &page).expect("written");
+        return;
+    }
+    let mut command = "";
+    for line in written.lines() {
+        if let Some(head) = line.strip_prefix("## ") {
+            command = head;
+        } else if let Some(place) = line.strip_prefix("- `") {
+            let place = format!("{command}: {}", place.trim_end_matches('`'));
+            assert!(
+                all.contains(&place),
+                "{place} is promised in docs/json.md, and gone"
+            );
+        }
+    }
+    assert!(
+        written == page,
+        "docs/json.md lacks new fields: run this with CROFT_BLESS=1"
+    );
 }

@@ -8,6 +8,8 @@ mod show;
 
 use clap::Subcommand;
 
+pub use show::Shown;
+
 use crate::{call::Call, error::Error};
 
 /// About builds.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     call::Call,
     error::Error,
-    model::BuildDetail,
+    model::{BuildDetail, Moment},
     render,
     timeline::{Spent, Timeline},
 };
@@ -42,14 +42,26 @@ enum Form {
 }
 
 /// A build for programs.
-#[derive(Serialize)]
-struct Shown<'a> {
+#[derive(Debug, Serialize)]
+pub struct Shown<'a> {
     #[serde(flatten)]
     build: &'a BuildDetail,
     /// The stages that nothing could have been shorter than, first to last.
-    critical_path: &'a [u32],
+    critical_path: Vec<u32>,
     /// Where the time went.
     spent: Spent,
+}
+
+impl<'a> Shown<'a> {
+    /// A build; what still runs, as of `now`.
+    pub fn of(build: &'a BuildDetail, now: Moment) -> Self {
+        let timeline = Timeline::of(build, now);
+        Self {
+            build,
+            spent: timeline.as_ref().map(|one| one.spent).unwrap_or_default(),
+            critical_path: timeline.map(|one| one.critical).unwrap_or_default(),
+        }
+    }
 }
 
 impl Show {
@@ -84,11 +96,7 @@ impl Show {
                 }
                 text
             }
-            Form::Json => render::json(&Shown {
-                build,
-                critical_path: timeline.as_ref().map_or(&[], |one| &one.critical),
-                spent: timeline.as_ref().map(|one| one.spent).unwrap_or_default(),
-            }),
+            Form::Json => render::json(&Shown::of(build, now)),
             Form::Svg => match timeline {
                 Some(timeline) => render::timeline_svg(&build.build, &timeline),
                 None => String::new(),
