@@ -167,7 +167,7 @@ pub fn request(request: v1::Request) -> (RequestId, Result<Option<Question>, Mal
                             .output
                             .ok_or(Malformed::Missing("an export of nothing"))?,
                     )?;
-                    Question::Export(context(asked.context)?, output)
+                    Question::Export(context(asked.context)?, Box::new(output))
                 }
                 Asked::DiskUsage(asked) => {
                     Question::DiskUsage(decode("disk usage request", &asked)?)

@@ -130,7 +130,7 @@ pub enum Question {
     /// Ask the gateway.
     Gateway(Arc<BuildContext>, GatewayQuestion),
     /// Export what the keeper holds.
-    Export(Arc<BuildContext>, Output),
+    Export(Arc<BuildContext>, Box<Output>),
     /// How full is the engine's cache?
     DiskUsage(DiskUsageRequest),
     /// Empty the engine's cache.
