@@ -143,6 +143,25 @@ impl Store {
         new: &NewAttempt,
         terms: &LeaseTerms,
     ) -> Result<Offered, StoreError> {
+        self.again_unless(
+            || self.offer(new, terms),
+            || async {
+                let known = sqlx::query!(
+                    "SELECT token, lease_until FROM attempts WHERE id = $1 AND state = 'offered'",
+                    new.id.0,
+                )
+                .fetch_optional(&mut *self.connection().await?)
+                .await?;
+                Ok(known.map(|row| Offered {
+                    token: token(row.token),
+                    lease_until: row.lease_until,
+                }))
+            },
+        )
+        .await
+    }
+
+    async fn offer(&self, new: &NewAttempt, terms: &LeaseTerms) -> Result<Offered, StoreError> {
         let edges: Vec<i32> = new
             .bindings
             .iter()

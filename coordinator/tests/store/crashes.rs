@@ -25,6 +25,8 @@ struct World {
     agents: [AgentLink; 2],
     /// What the agents were told to run: they outlive a coordinator.
     told: HashSet<AttemptId>,
+    /// How many offers were committed and not sent.
+    untold: u32,
     failed: bool,
     lost: bool,
 }
@@ -42,6 +44,7 @@ impl World {
             build: new_build(),
             agents: *agents,
             told: HashSet::new(),
+            untold: 0,
             failed: false,
             lost: false,
         }
@@ -92,6 +95,7 @@ impl World {
         let farm = failure(FailureKind::Farm);
         if !self.told.contains(&attempt.id) {
             // Its agent comes back without it.
+            self.untold += 1;
             store.attempt_fail(agent, held, &farm, &BUDGET).await?;
         } else if attempt.state == AttemptState::Offered {
             store.attempt_accept(agent, held).await?;
@@ -295,6 +299,7 @@ async fn at_each_statement(cut: Cut) -> u32 {
                 driven.unwrap_or_else(|error| panic!("{error}: {when}"));
                 check(&db, &when).await;
                 check_end(&db, &world, &when).await;
+                assert_eq!(world.untold, 0, "an offer waits for the end of its lease: {when}");
                 if !relay.was_cut() {
                     return statement - 1;
                 }
