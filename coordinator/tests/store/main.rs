@@ -5,6 +5,7 @@ mod support;
 
 mod connecting;
 mod crashes;
+mod history;
 mod invalidation;
 mod lease;
 mod leases;
