@@ -132,6 +132,7 @@ proptest! {
             }
         }
         if let Ok(plan) = plan(input, &options()) {
+            plan.advice();
             plan.describe();
             for stage in plan.stages() {
                 for output in plan.outputs_of(stage) {

@@ -175,7 +175,7 @@ fn needed_later(steps: &Steps<'_>, names: &BTreeSet<String>) -> Vec<BTreeSet<Str
 /// Where the argument is declared that a command has in its environment: above it in its Dockerfile stage, or in one that this goes on from.
 fn declared(steps: &Steps<'_>, id: OpId, name: &str) -> Option<Place> {
     let Place { file, lines } = steps.place(id)?;
-    let mut below = lines.first;
+    let mut below = lines.first.min(steps.end(file));
     for _ in 0..MAX_STAGES {
         let from = steps.stage_start(file, below)?;
         if let Some(lines) = declaration(steps, file, from + 1..below, name) {

@@ -14,9 +14,9 @@ use crate::{
 /// Of a file longer than that the rest is not looked at.
 const MAX_LINES: usize = 20_000;
 /// A step that is longer ends there.
-const MAX_STEP_LINES: usize = 1_000;
+const MAX_STEP_LINES: usize = 300;
 /// So many characters of a step's text are searched.
-const MAX_TEXT: usize = 64 << 10;
+const MAX_TEXT: usize = 16 << 10;
 
 /// The steps of a plan.
 pub(super) struct Steps<'a> {
@@ -146,6 +146,14 @@ impl<'a> Steps<'a> {
         }
     }
 
+    /// The line behind the last one of a file.
+    pub fn end(&self, file: usize) -> u32 {
+        // At most MAX_LINES.
+        self.files
+            .get(file)
+            .map_or(1, |lines| lines.len() as u32 + 1)
+    }
+
     /// A line of a file, the first one being 1; empty if there is none.
     pub fn line(&self, file: usize, line: u32) -> &str {
         let at = usize::try_from(line).ok().and_then(|at| at.checked_sub(1));
@@ -170,7 +178,7 @@ impl<'a> Steps<'a> {
 
     /// The `FROM` of the Dockerfile stage that a line is in.
     pub fn stage_start(&self, file: usize, line: u32) -> Option<u32> {
-        let line = line.min(MAX_LINES as u32 + 1);
+        let line = line.min(self.end(file));
         (1..line)
             .rev()
             .find(|line| self.begins_with(file, *line, "FROM"))
@@ -194,7 +202,8 @@ impl<'a> Steps<'a> {
     /// What is written at a place.
     pub fn text(&self, place: Place) -> String {
         let mut text = String::new();
-        for line in place.lines.first..=place.lines.last.min(MAX_LINES as u32) {
+        let end = self.end(place.file).min(place.lines.last.saturating_add(1));
+        for line in (place.lines.first..end).take(MAX_STEP_LINES) {
             if text.len() > MAX_TEXT {
                 break;
             }
