@@ -352,3 +352,18 @@ fn layers_are_compressed_as_one_engine_compresses_them() {
         assert_eq!(one, two, "{compression}");
     }
 }
+
+#[test]
+fn empty_images_are_those_of_one_engine() {
+    let context = Context::new("FROM scratch\nLABEL nonce=$NONCE\n");
+    for platforms in [ONE, TWO] {
+        let list = platforms.join(",");
+        let arguments = ["--platform", &list, "--build-arg", EPOCH];
+        for output in ["type=oci,dest=$OUT/out", "type=tar,dest=$OUT/out"] {
+            let [farm, plain] = on_both(&context, &arguments, &[output]);
+            let read = |side: &Side| digest(&fs::read(side.at("out")).expect("an archive"));
+            assert_eq!(farm.metadata(), plain.metadata(), "{output} for {list}");
+            assert_eq!(read(&farm), read(&plain), "{output} for {list}");
+        }
+    }
+}

@@ -61,7 +61,7 @@ impl Plan {
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
     }
 
-    /// The stages of this kind (`shared`, `cross` or `target`).
+    /// The stages of this kind (`shared`, `cross`, `target` or `output`).
     pub fn of_kind(&self, kind: &str) -> Vec<&Stage> {
         self.stages
             .iter()
