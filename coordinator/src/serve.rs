@@ -17,7 +17,7 @@ use tonic_health::server::HealthReporter;
 use crate::config::{Config, Listen, StageRegistry as StageFlags};
 use crate::control::{Control, RegistrySecrets, Retention, Settings, StageRegistry};
 use crate::ports::{self, Gate};
-use crate::registry::Login;
+use crate::registry::{Login, RegistryError};
 use crate::store::{
     Addresses, Candidate, Database, DatabaseConfig, Holder, LeaseError, Store, Tenure,
 };
@@ -46,12 +46,18 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let database = Database::reach(&database).await?;
     let stages = stages(&config.stages, &config.policy.project)?;
     let settings = settings(&config)?;
-    stages.check().await.with_context(|| {
-        format!(
-            "the stage registry {} can't be used: check --stage-registry and its user and password file",
-            stages.host()
-        )
-    })?;
+    match stages.check().await {
+        // What runs goes on without it for a while, but not without a coordinator.
+        Err(error @ RegistryError::Away { .. }) => {
+            tracing::warn!(%error, "the stage registry is away: no result travels until it is back");
+        }
+        checked => checked.with_context(|| {
+            format!(
+                "the stage registry {} can't be used: check --stage-registry and its user and password file",
+                stages.host()
+            )
+        })?,
+    }
     if listen.tls_cert.is_none() {
         tracing::warn!("no TLS is set up: listening on loopback only");
     }

@@ -138,6 +138,38 @@ fn a_result_is_pushed_when_the_stage_registry_is_back_whether_it_was_gone_or_fai
     }
 }
 
+#[test]
+fn a_coordinator_that_starts_while_the_stage_registry_is_away_adopts_what_runs() {
+    let mut farm = farm_of("amd64,arm64", &FLAGS);
+    let buildx = Buildx::of(&farm);
+    let gate = Gate::new();
+    let context = Context::new(&format!(
+        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && cat /proc/sys/kernel/random/uuid > /x\n\
+         FROM busybox\nCOPY --from=builder /x /x\nRUN : $NONCE; uname -m > /machine\n",
+        gate.step()
+    ));
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let build = buildx.build(&context).platforms(&TWO);
+    let (built, ()) = build.push(&image.tag("1")).start_with(|_| {
+        gate.reached();
+        farm.stage_mut().kill().expect("it runs");
+        farm.kill_coordinator().expect("it runs");
+    });
+    built.failed();
+    farm.start_coordinator().expect("it starts without it");
+    let said = std::fs::read_to_string(farm.coordinator_log()).expect("a log");
+    assert!(said.contains("the stage registry is away"), "{said}");
+    gate.open();
+    farm.stage_mut().start_again().expect("it starts again");
+    let plan = eventually("the build is over", || {
+        plan(&farm, &context).filter(|plan| plan.state != "running" && plan.state != "publishing")
+    });
+    assert_eq!(plan.state, "succeeded", "{plan:#?}");
+    // The builder's command was run once: the gate lets nobody through a second time.
+    one_artifact(&image);
+    unharmed(&farm, &context, &image, &[&gate]);
+}
+
 /// A build whose arm64 part, before it takes the builder's result, waits for one that is made at a gate on an agent of a third platform:
 /// it can't go ahead of that.
 fn waiting(gate: &Gate) -> Context {
