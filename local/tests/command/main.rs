@@ -3,5 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agents;
+mod build;
+mod build_inputs;
+mod build_outputs;
+mod build_progress;
+mod builds;
 mod piped;
 mod plan;
