@@ -38,6 +38,8 @@ pub(super) struct Live<W> {
     out: W,
     paint: Paint,
     began: Instant,
+    /// When the first step was heard of.
+    first: Option<Instant>,
     pictures: usize,
     /// The widths of the window's lines, as they stand there.
     drawn: Vec<usize>,
@@ -49,6 +51,7 @@ impl<W: Write> Live<W> {
             out,
             paint,
             began,
+            first: None,
             pictures: 0,
             drawn: Vec::new(),
         }
@@ -62,6 +65,9 @@ impl<W: Write> Live<W> {
         now: Instant,
         size: Size,
     ) -> io::Result<()> {
+        if steps.began.is_some() {
+            self.first.get_or_insert(now);
+        }
         let mut above = Vec::new();
         for news in news {
             match news {
@@ -171,8 +177,10 @@ impl<W: Write> Live<W> {
         let hidden = running.len() - shown.len();
         let spare = room.saturating_sub(shown.len() + usize::from(hidden > 0));
         let each = (spare / shown.len().max(1)).min(TAIL);
-        // What is shown is about as old as the first step's start, which both clocks know.
-        let farm_now = steps.began.unwrap_or_default() + elapsed.as_nanos().cast_signed() as i128;
+        // Both clocks know when the first step began.
+        let since = self.first.map(|first| now.saturating_duration_since(first));
+        let farm_now =
+            steps.began.unwrap_or_default() + since.unwrap_or_default().as_nanos().cast_signed();
         let wheel = WHEEL[self.pictures % WHEEL.len()];
         for step in shown {
             let time = format!("{:.1}s", step.seconds(farm_now));
