@@ -164,3 +164,31 @@ fn a_definition_that_fails_says_why_as_one_engine_alone() {
     assert_eq!(farms, fail(&Buildctl::alone(farm)));
     assert!(farms.contains("exit code: 9"), "{farms}");
 }
+
+#[test]
+fn a_definition_s_files_are_handed_out_with_those_that_another_agent_made() {
+    let farm = farm();
+    let nonce = nonce();
+    let mut llb = Llb::default();
+    let base = |llb: &mut Llb, architecture| {
+        llb.source(
+            "docker-image://docker.io/library/busybox:latest",
+            For::Linux(architecture),
+        )
+    };
+    let far = base(&mut llb, "arm64");
+    let far = llb.run(
+        &far,
+        &format!(": far-{nonce} && uname -m > /far"),
+        For::Linux("arm64"),
+    );
+    let near = base(&mut llb, "amd64");
+    let near = llb.copy(&near, &far, "/far");
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let path = out.path().join("files");
+    let output = format!("--output=type=local,dest={}", path.display());
+    build(llb, &Buildctl::of(farm), &near, &[output]).succeeded();
+    let made = std::fs::read_to_string(path.join("far")).expect("a file");
+    assert_eq!(made.trim(), machine("linux/arm64"));
+    assert!(path.join("bin/busybox").exists());
+}
