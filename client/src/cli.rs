@@ -18,15 +18,16 @@ use crate::{
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
-  1  it failed
-  2  the command line is wrong
-  3  the farm knows no such thing
-  4  the farm cannot be reached
+  0    done
+  1    it failed
+  2    the command line is wrong
+  3    the farm knows no such thing
+  4    the farm cannot be reached
+  130  Ctrl-C ended a build
 
 Colours are left out where standard output is no terminal, or NO_COLOR is set.";
 
-/// Looks into a croft build farm and operates it: its builds and its agents.
+/// Builds images of several architectures on a croft farm, looks into the farm and operates it.
 #[derive(Debug, Parser)]
 #[command(name = "croft", version, after_help = EXIT_CODES, infer_subcommands = false)]
 pub struct Cli {

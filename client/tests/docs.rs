@@ -153,6 +153,8 @@ fn links_between_the_documents_lead_somewhere() {
         "docs/operate.md",
         "docs/dockerfiles.md",
         "docs/differences.md",
+        "docs/json.md",
+        "docs/commands/README.md",
         "examples/README.md",
     ];
     for document in documents {
