@@ -86,8 +86,11 @@ fn of_context(bench: &Bench, context: &Context, labels: [&'static str; 2]) -> Re
     let turns = bench.turns(&[Client::Croft, Client::Buildx], |client| {
         // An engine that still has the files of the last turn would only ask which have changed.
         bench.prune()?;
+        nix::unistd::sync();
         let whole = send(client)?;
         changes += 1;
+        // What the engine has yet to write is no cost of the next build.
+        nix::unistd::sync();
         context.write("changed", format!("{changes}").as_bytes());
         let changed = send(client)?;
         Ok(Sent { whole, changed })
