@@ -186,29 +186,3 @@ fn a_flowchart_draws_what_travels_thick() {
         assert!(chart.contains(line), "{chart}");
     }
 }
-
-#[test]
-fn the_fields_of_the_json_keep_their_names() {
-    let json: serde_json::Value = serde_json::from_str(&render::json(&plan())).expect("JSON");
-    let keys = |value: &serde_json::Value| {
-        let keys = value.as_object().expect("an object").keys().cloned();
-        keys.collect::<Vec<_>>().join(" ")
-    };
-    assert_eq!(
-        keys(&json),
-        "advice build_platform refused results stages targets"
-    );
-    assert_eq!(
-        keys(&json["stages"][0]),
-        "agent cached_on commands commands_cached expected_ms home inputs kind name number reason steps together users waits"
-    );
-    assert_eq!(
-        keys(&json["results"][0]),
-        "from_stage name paths platform to_agents to_stages"
-    );
-    assert_eq!(
-        keys(&json["advice"][0]),
-        "costs file first_line kind last_line remedy stages steps"
-    );
-    assert_eq!(keys(&json["targets"][0]), "name platform stage");
-}

@@ -477,6 +477,23 @@ fn places(answer: &serde_json::Value, at: &str, found: &mut BTreeSet<String>) {
     }
 }
 
+/// A plan with one of everything that there can be several of.
+fn a_plan_of_one_of_each() -> croft_client::plan::model::Plan {
+    use croft_proto::v1;
+    let advice = v1::Advice {
+        steps: vec![v1::AdvisedStep::default()],
+        ..v1::Advice::default()
+    };
+    v1::PlanBuildResponse {
+        targets: vec![v1::PlannedTarget::default()],
+        stages: vec![v1::PlannedStage::default()],
+        results: vec![v1::PlannedResult::default()],
+        advice: vec![advice],
+        ..v1::PlanBuildResponse::default()
+    }
+    .into()
+}
+
 /// `docs/json.md` promises these. What is there may not go; `CROFT_BLESS=1` adds what is new.
 #[test]
 fn no_field_of_the_json_answers_disappears() {
@@ -520,6 +537,7 @@ fn no_field_of_the_json_answers_disappears() {
             render::json(&[&detail.build]),
         ),
         ("croft builds show", render::json(&shown)),
+        ("croft plan", render::json(&a_plan_of_one_of_each())),
         ("croft agents ls", render::json(&agents())),
         ("croft agents show", render::json(&agent)),
         ("croft agents drain, resume, rm", render::json(&agents()[0])),
