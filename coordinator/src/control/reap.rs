@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Control;
-use super::events::Linked;
 use super::failure::{Failure, Result};
+use super::presence::Linked;
 use crate::store::{Holding, SilentAgent};
 
 /// How often the loop looks: whoever waits for a stage of an agent that died waits for its lease, and not much longer.
