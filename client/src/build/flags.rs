@@ -203,7 +203,7 @@ pub struct BuildFlags {
     /// The size of /dev/shm in RUN's containers, as 64m
     #[arg(long, value_name = "BYTES", help_heading = "Steps")]
     pub shm_size: Option<String>,
-    /// Let steps use an SSH agent, as default for your own, or id=socket; may be given several times
+    /// Let steps use an SSH agent, as default for your own, or id=socket, or a key in a file, as id=file; may be given several times
     #[arg(long, value_name = "default|ID[=SOCKET]", help_heading = "Steps")]
     pub ssh: Vec<String>,
     /// The image's name, as [registry/]repository[:tag]; may be given several times
