@@ -20,7 +20,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    it failed
-  2    the command line is wrong
+  2    the command line or the configuration file is wrong
   3    the farm knows no such thing
   4    the farm cannot be reached
   130  Ctrl-C ended a build

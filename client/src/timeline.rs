@@ -296,3 +296,147 @@ fn spent(total: u64, planning: Segment, critical: &[u32], bars: &[Bar]) -> Spent
     spent.publishing_ms = total.saturating_sub(at);
     spent
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Build, Export};
+
+    fn at(ms: i64) -> Option<Moment> {
+        chrono::DateTime::from_timestamp_millis(1_000_000 + ms).map(Moment)
+    }
+
+    /// A stage with one try on this agent; times after the build began.
+    fn stage(number: u32, inputs: &[u32], agent: &str, times: [i64; 3], exported: i64) -> Stage {
+        let [ready, started, finished] = times;
+        Stage {
+            number,
+            name: format!("step {number}"),
+            kind: "target".to_owned(),
+            state: "done".to_owned(),
+            home: None,
+            users: vec![],
+            waiting_for: None,
+            inputs: inputs.to_vec(),
+            ready_at: at(ready),
+            exports: vec![Export {
+                name: "out".to_owned(),
+                finished_at: at(exported),
+                took_ms: 100,
+                target: false,
+            }],
+            attempts: vec![Attempt {
+                id: String::new(),
+                agent: agent.to_owned(),
+                state: "succeeded".to_owned(),
+                reason: String::new(),
+                created_at: at(started),
+                started_at: at(started),
+                finished_at: at(finished),
+                error: None,
+                vertices_cached: 0,
+                vertices_run: 1,
+                fetch_ms: 50 * inputs.len() as u64,
+            }],
+        }
+    }
+
+    fn build(stages: Vec<Stage>, finished: i64) -> BuildDetail {
+        BuildDetail {
+            build: Build {
+                id: "b".to_owned(),
+                client_ref: String::new(),
+                project: String::new(),
+                state: "succeeded".to_owned(),
+                created_at: at(0),
+                started_at: at(200),
+                finished_at: at(finished),
+                platforms: vec![],
+                error: None,
+                published: vec![],
+                digest: None,
+            },
+            stages,
+            transfers: vec![],
+            events: vec![],
+        }
+    }
+
+    fn of(detail: &BuildDetail) -> Timeline {
+        Timeline::of(detail, at(0).expect("a moment")).expect("it began")
+    }
+
+    fn phases(timeline: &Timeline, stage: u32) -> Vec<(Phase, u64, u64)> {
+        let bar = timeline.bars.iter().find(|bar| bar.stage == stage);
+        let segments = bar.expect("it is there").segments.iter();
+        segments.map(|s| (s.phase, s.from, s.to)).collect()
+    }
+
+    #[test]
+    fn a_stage_is_queued_fetches_runs_and_exports() {
+        let first = stage(0, &[], "a", [200, 300, 1000], 1000);
+        let second = stage(1, &[0], "b", [1000, 1100, 2000], 2200);
+        let timeline = of(&build(vec![first, second], 2500));
+        use Phase::{Exporting, Fetching, Queued, Running};
+        assert_eq!(
+            phases(&timeline, 0),
+            [
+                (Queued, 200, 300),
+                (Running, 300, 900),
+                (Exporting, 900, 1000)
+            ]
+        );
+        assert_eq!(
+            phases(&timeline, 1),
+            [
+                (Queued, 1000, 1100),
+                (Fetching, 1100, 1150),
+                (Running, 1150, 2000),
+                (Exporting, 2100, 2200),
+            ],
+            "an export may be asked for later"
+        );
+    }
+
+    #[test]
+    fn all_of_the_time_is_accounted_for_along_the_stages_that_were_waited_for() {
+        let detail = build(
+            vec![
+                stage(0, &[], "a", [200, 300, 1000], 1000),
+                stage(1, &[], "b", [200, 300, 400], 400),
+                stage(2, &[0, 1], "a", [1000, 1100, 2000], 2000),
+                stage(3, &[1], "b", [400, 500, 900], 900),
+            ],
+            2300,
+        );
+        let timeline = of(&detail);
+        assert_eq!(timeline.critical, [0, 2]);
+        assert_eq!(
+            timeline.spent,
+            Spent {
+                planning_ms: 200,
+                queued_ms: 200,
+                fetching_ms: 100,
+                running_ms: 600 + 700,
+                exporting_ms: 200,
+                publishing_ms: 300,
+            }
+        );
+        assert_eq!(200 + 200 + 100 + 600 + 700 + 200 + 300, timeline.total);
+    }
+
+    #[test]
+    fn a_stage_that_went_ahead_waits_for_its_inputs_and_not_for_its_agent() {
+        let ahead = stage(1, &[], "a", [900, 250, 1500], 1500);
+        let timeline = of(&build(vec![ahead], 1500));
+        assert_eq!(phases(&timeline, 1)[0], (Phase::Ahead, 250, 900));
+    }
+
+    #[test]
+    fn clocks_that_disagree_make_no_time_before_the_build_or_after_it() {
+        let odd = stage(1, &[], "a", [-500, -400, 9000], 9000);
+        let timeline = of(&build(vec![odd], 1000));
+        let bar = &timeline.bars[0];
+        assert!(bar.end() <= 1000 && timeline.spent.publishing_ms <= 1000);
+    }
+}

@@ -587,7 +587,7 @@ async fn a_named_farm_is_used_until_a_flag_says_otherwise() {
     .expect("written");
     assert_fails(
         &run(&["agents", "ls"]).await,
-        1,
+        2,
         &["config.toml:4:", "adresses"],
     );
 }
