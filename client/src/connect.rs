@@ -82,7 +82,9 @@ impl Connection {
             .map_err(|error| unreachable(address, wire, &error))?
             .connect_timeout(CONNECT_WITHIN)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW);
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            // A build's error brings the whole Dockerfile in its trailers.
+            .http2_max_header_list_size(croft_buildkit::HEADER_LIMIT);
         if let Some(tls) = tls {
             endpoint = endpoint
                 .tls_config(tls)

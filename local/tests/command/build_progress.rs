@@ -35,6 +35,26 @@ fn a_failed_build_shows_the_line_and_the_last_words_and_no_control_characters() 
 }
 
 #[test]
+fn the_line_of_a_very_long_dockerfile_is_shown() {
+    let croft = Croft::of(farm());
+    let comments = "# a line that says nothing\n".repeat(4000);
+    let context = Context::new(&format!(
+        "FROM busybox\n{comments}RUN echo $NONCE && exit 7\n"
+    ));
+    let failed = build(&croft, &context, &[NOWHERE]).failed();
+    assert!(
+        failed.stderr.contains("Dockerfile:4002"),
+        "{}",
+        failed.report()
+    );
+    assert!(
+        failed.stderr.contains("exit code: 7"),
+        "{}",
+        failed.report()
+    );
+}
+
+#[test]
 fn plain_progress_reads_as_buildx_s_does() {
     let croft = Croft::of(farm());
     let context = Context::new("FROM busybox\nRUN echo hello-$NONCE\n");

@@ -191,11 +191,8 @@ fn summary(
     }
     match warnings {
         0 => Ok(()),
-        1 => writeln!(out, "1 warning found: `croft build --check` explains it"),
-        n => writeln!(
-            out,
-            "{n} warnings found: `croft build --check` explains them"
-        ),
+        1 => writeln!(out, "1 warning, above"),
+        n => writeln!(out, "{n} warnings, above"),
     }
 }
 
