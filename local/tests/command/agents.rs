@@ -46,8 +46,8 @@ fn an_agent_that_is_gone_is_forgotten_and_its_builds_still_name_it() {
         .args(["--output", "type=cacheonly"])
         .run()
         .succeeded();
-    let agents = farm.agents().iter().map(|agent| agent.name.to_string());
-    let name = agents.last().expect("two agents");
+    let agent = farm.agents().last().expect("two agents");
+    let name = agent.name.to_string();
     let _stopped = agent::stop(&farm, &name, Signal::SIGKILL);
     let croft = Croft::of(&farm);
     eventually("the agent is forgotten", || {
