@@ -106,6 +106,7 @@ fn delivery(delivery: v1::Delivery) -> Result<Delivery, Malformed> {
         exporters: exporters
             .map(|exporter| decode("exporter", exporter))
             .collect::<Result<_, _>>()?,
+        asked: delivery.asked,
     })
 }
 

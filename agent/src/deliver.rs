@@ -37,6 +37,7 @@ pub async fn deliver(
         source_policy: context.source_policy.clone(),
         cache_imports: context.cache_imports.clone(),
         exporters: delivery.exporters.clone(),
+        asked: delivery.asked.clone(),
     };
     let gateway = Gateway::open(&keeper.engine(trace), spec).await?;
     let watch = keeper.watch_export(gateway.build(), of.to_owned(), output.clone());

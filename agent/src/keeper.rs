@@ -351,7 +351,7 @@ impl Keeper {
             entitlements: self.entitlements(),
             source_policy: self.context.source_policy.clone(),
             cache_imports: self.context.cache_imports.clone(),
-            exporters: Vec::new(),
+            ..GatewaySpec::default()
         };
         let gateway = Gateway::open(&engine, spec).await?;
         let (id, over) = (

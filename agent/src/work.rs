@@ -81,6 +81,8 @@ pub struct Delivery {
     pub result: frontend::Result,
     /// What makes of it what the client wants.
     pub exporters: Vec<Exporter>,
+    /// What the client asked a frontend for: the engine compares.
+    pub asked: HashMap<String, String>,
 }
 
 impl Delivery {

@@ -91,6 +91,8 @@ pub struct GatewaySpec {
     pub cache_imports: Vec<control::CacheOptionsEntry>,
     /// What becomes of the result that [`Gateway::finish`] returns.
     pub exporters: Vec<control::Exporter>,
+    /// What a frontend was asked for, with which the engine compares that result: `platform`, and labels as `label:NAME`.
+    pub asked: HashMap<String, String>,
 }
 
 /// How a gateway's job ended: by [`Gateway::close`], or with the engine's error.
@@ -137,6 +139,7 @@ impl Gateway {
                     ..Default::default()
                 }),
                 exporters: spec.exporters,
+                frontend_attrs: spec.asked,
                 internal: true,
                 ..Default::default()
             },

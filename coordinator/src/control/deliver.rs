@@ -104,7 +104,17 @@ pub(super) fn written(
             .iter()
             .map(|exporter| as_asked(build, exporter).encode_to_vec())
             .collect(),
+        asked: asked(build),
     })
+}
+
+/// What engines compare results with.
+fn asked(build: &Build) -> HashMap<String, String> {
+    let attrs = build.request.attrs.iter();
+    let compared = attrs.filter(|(name, _)| *name == "platform" || name.starts_with("label:"));
+    compared
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// The exporter as an engine would have had it from the client.

@@ -102,11 +102,14 @@ fn on_both(context: &Context, arguments: &[&str], outputs: &[&str]) -> [Side; 2]
             let out = side.folder.path().to_str().expect("a path in UTF-8");
             command.args(["--output", &output.replace("$OUT", out)]);
         }
-        process::run({
-            command.arg(context.path());
-            command
-        })
-        .succeeded();
+        command.arg(context.path());
+        let said = process::run(command).succeeded();
+        // Engines warn of results that were not asked for.
+        assert!(
+            !said.stderr.contains("match result platform"),
+            "{}",
+            said.report()
+        );
         side
     })
 }
