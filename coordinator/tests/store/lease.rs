@@ -77,7 +77,7 @@ async fn a_lease_that_ran_out_is_either_renewed_or_taken() {
     let db = Db::new().await;
     let mut holder = taken(&db, "holder", LONG).await;
     for _ in 0..8 {
-        let mut rival = Candidate::new(&database(&db).await, addresses("rival"), Duration::ZERO);
+        let mut rival = candidate(&db, "rival", LONG).await;
         db.execute("UPDATE coordinator_lease SET expires_at = now(), client_address = 'holder:8372', agent_address = 'holder:8373'")
             .await;
         // Its connections are no less there than it is.
