@@ -40,6 +40,9 @@ const REPLACED: [(&str, &str); 8] = [
 /// Needs a farm that grants an entitlement, which this one doesn't.
 const NOT_HERE: [&str; 1] = ["7-insecure-between"];
 
+/// These are planned and never run: Dockerfiles that there is advice about, whose commands no base here has.
+const ADVICE: &str = "11-";
+
 fn repository_file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
@@ -69,7 +72,7 @@ fn every_shape_gives_the_same_image_as_on_one_engine() {
             shapes.insert(name, text);
         }
     }
-    shapes.retain(|name, _| !NOT_HERE.contains(&name.as_str()));
+    shapes.retain(|name, _| !NOT_HERE.contains(&name.as_str()) && !name.starts_with(ADVICE));
     check(shapes.keys(), |name| shape(pair, name, &shapes));
 }
 
