@@ -209,7 +209,8 @@ fn show(farm: &Farm, id: &str) -> String {
     process::run(command).succeeded().stdout
 }
 
-/// The table's lines, without what differs from run to run: the numbers of times, steps and bytes, digests, and the reasons.
+/// The lines of the tables, without what differs from run to run: the numbers of times, steps and bytes, digests, and the reasons. Not those of
+/// the timeline, which are nothing but times.
 fn comparable(shown: &str) -> Vec<String> {
     let number = |word: &str| word.starts_with(|first: char| first.is_ascii_digit());
     let line = |line: &str| {
@@ -218,14 +219,16 @@ fn comparable(shown: &str) -> Vec<String> {
             // Waited, ran, cached, run.
             words.drain(4..8);
         } else if let Some(at) = words.iter().position(|word| word.starts_with("sha256:")) {
-            words.truncate(at - 2);
+            // Size, time, digest.
+            words.truncate(at.min(4));
         } else if words.starts_with(&["Travelled"]) {
             words.retain(|word| !number(word));
         }
         words.join(" ")
     };
-    let table = shown.lines().skip_while(|line| !line.contains("KIND"));
-    table
+    let tables = shown.lines().skip_while(|line| !line.contains("KIND"));
+    tables
+        .take_while(|line| *line != "Timeline")
         .filter(|line| !line.is_empty() && !line.trim_start().starts_with("why "))
         .map(line)
         .collect()
@@ -238,20 +241,8 @@ fn what_is_not_done_yet_is_refused_with_what_to_do_instead() {
     let table = document("differences.md");
     for (arguments, listed, said) in [
         (
-            &["--output=type=local,dest=out"][..],
-            "`local`",
-            "use --push",
-        ),
-        (&["--output=type=tar,dest=out.tar"], "`tar`", "use --push"),
-        (&["--output=type=oci,dest=out.tar"], "`oci`", "use --push"),
-        (
-            &["--output=type=docker,dest=out.tar"],
-            "`docker`",
-            "use --push",
-        ),
-        (
-            &["--output=type=image,name=x"],
-            "need a registry",
+            &["--output=type=image,name=x"][..],
+            "`type=image` without `push=true`",
             "add push=true",
         ),
         (
@@ -259,8 +250,8 @@ fn what_is_not_done_yet_is_refused_with_what_to_do_instead() {
                 "--output=type=image,name=x/a,push=true",
                 "--output=type=image,name=x/b,push=true",
             ],
-            "several outputs at once",
-            "multiple outputs",
+            "several `type=image`",
+            "use one with all names in it",
         ),
         (
             &["--cache-to=type=registry,ref=127.0.0.1:1/x"],
