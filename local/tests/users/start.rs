@@ -51,13 +51,14 @@ fn a_database_url_that_is_none_is_explained() {
 }
 
 #[test]
-fn a_stage_registry_that_is_away_is_named() {
+fn a_stage_registry_that_is_away_is_named_and_waited_for() {
     let mut flags = Flags::good();
     let free = croft_local::Ports::Free.draw().unwrap();
     flags.stages = format!("{free}/croft");
-    flags
-        .run()
-        .refused_in_one_line(&[&free.to_string(), "--stage-registry", "refused"]);
+    let mut coordinator = flags.start();
+    let said = coordinator.wait_for(|line| line.contains("the stage registry is away"));
+    assert!(said.contains(&free.to_string()), "{said}");
+    assert!(said.contains("refused"), "{said}");
 }
 
 #[test]
