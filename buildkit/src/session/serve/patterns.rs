@@ -309,24 +309,27 @@ fn push(form: &mut String, c: char) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Whether the patterns mean a path, asked from the top down as a walk does.
-    fn mean(patterns: &Patterns, path: &str) -> bool {
+impl Patterns {
+    /// Whether they mean a path, asked from the top down as a walk does.
+    pub(super) fn mean(&self, path: &str) -> bool {
         let mut parent = Matched::new();
         let mut means = false;
         for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
             let mut matched = Matched::new();
-            means = patterns.matches(&path[..end], &parent, &mut matched);
+            means = self.matches(&path[..end], &parent, &mut matched);
             parent = matched;
         }
         means
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn check(patterns: &[&str], path: &str, wanted: bool) {
         let parsed = Patterns::parse(patterns.iter().copied()).unwrap();
-        assert_eq!(mean(&parsed, path), wanted, "{patterns:?} {path}");
+        assert_eq!(parsed.mean(path), wanted, "{patterns:?} {path}");
     }
 
     #[test]
