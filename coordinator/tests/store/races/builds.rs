@@ -1,6 +1,7 @@
 //! Builds, and the tags that they publish.
 
-use croft_coordinator::store::{BuildEnd, NewPublication, Outcome, PublicationState};
+use croft_coordinator::store::{AgentLink, BuildEnd, NewPublication, Outcome, PublicationState};
+use croft_scheduler::BuildId;
 use serde_json::json;
 
 use super::{ROUNDS, over};
@@ -14,6 +15,14 @@ fn intent(tag: &str, previous: &str) -> NewPublication {
         digest: "sha256:index".to_owned(),
         previous: Some(previous.to_owned()),
     }
+}
+
+/// A build whose stages are done.
+async fn publishing(db: &Db, agent: &AgentLink) -> BuildId {
+    let build = db.planned(&single()).await;
+    db.run(build, 0, agent, &[], &[target(0)]).await;
+    db.store.build_publish(build).await.unwrap();
+    build
 }
 
 #[tokio::test]
@@ -34,9 +43,7 @@ async fn what_is_to_be_published_is_written_down_once_and_as_a_whole() {
     let rival = connect(&db.url).await;
     let agent = db.agent("amd64-1", "linux/amd64").await;
     for round in 0..ROUNDS {
-        let build = db.planned(&single()).await;
-        db.run(build, 0, &agent, &[], &[target(0)]).await;
-        db.store.build_publish(build).await.unwrap();
+        let build = publishing(&db, &agent).await;
         let [mine, yours] = ["sha256:mine", "sha256:yours"]
             .map(|before| [intent("1", before), intent("2", before)]);
         if round % 2 == 0 {
@@ -178,9 +185,7 @@ async fn a_publication_ends_once() {
     let rival = connect(&db.url).await;
     let agent = db.agent("amd64-1", "linux/amd64").await;
     for _ in 0..ROUNDS {
-        let build = db.planned(&single()).await;
-        db.run(build, 0, &agent, &[], &[target(0)]).await;
-        db.store.build_publish(build).await.unwrap();
+        let build = publishing(&db, &agent).await;
         let intent = [intent("1", "sha256:before")];
         db.store.publication_intend(build, &intent).await.unwrap();
         let won = race!(
@@ -203,9 +208,7 @@ async fn a_tag_that_moves_while_its_build_ends_is_known_to_have_moved_or_not_to_
     let rival = connect(&db.url).await;
     let agent = db.agent("amd64-1", "linux/amd64").await;
     for _ in 0..ROUNDS {
-        let build = db.planned(&single()).await;
-        db.run(build, 0, &agent, &[], &[target(0)]).await;
-        db.store.build_publish(build).await.unwrap();
+        let build = publishing(&db, &agent).await;
         let intent = [intent("1", "sha256:before"), intent("2", "sha256:before")];
         db.store.publication_intend(build, &intent).await.unwrap();
         let end = BuildEnd::Cancelled { reason: "enough" };
