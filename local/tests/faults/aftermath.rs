@@ -112,10 +112,8 @@ pub fn nothing_left(farm: &Farm, nonce: &str) {
     let broken_off = broken_off.expect("a database");
     for one in farm.agents() {
         let name = one.name.to_string();
-        let held = || match broken_off.split(',').any(|agent| agent == name) {
-            true => false,
-            false => holds(one, nonce),
-        };
+        let spared = broken_off.split(',').any(|agent| agent == name);
+        let held = || !spared && holds(one, nonce);
         eventually(&format!("{name} has nothing left"), || {
             let listed = agent::listed(farm, &name);
             let idle = listed["running"] == 0 && listed["holding"] == 0;

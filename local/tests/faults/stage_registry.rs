@@ -95,6 +95,14 @@ fn results(farm: &Farm) -> Repository {
     Repository::of(farm.stage(), only)
 }
 
+/// A build whose builder, after this command, makes what every platform copies.
+fn handing_over(first: &str) -> Context {
+    Context::new(&format!(
+        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {first} && cat /proc/sys/kernel/random/uuid > /x\n\
+         FROM busybox\nCOPY --from=builder /x /x\nRUN : $NONCE; uname -m > /machine\n"
+    ))
+}
+
 /// What a random number at the builder came to on each platform: the same on all, or two results were mixed.
 fn one_artifact(image: &Repository) {
     let published = image.published("1");
@@ -109,11 +117,7 @@ fn a_result_is_pushed_when_the_stage_registry_is_back_whether_it_was_gone_or_fai
     let buildx = Buildx::of(&farm);
     for (failing, said) in [(false, "connection refused"), (true, "503")] {
         let gate = Gate::new();
-        let context = Context::new(&format!(
-            "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && cat /proc/sys/kernel/random/uuid > /x\n\
-             FROM busybox\nCOPY --from=builder /x /x\nRUN : $NONCE; uname -m > /machine\n",
-            gate.step()
-        ));
+        let context = handing_over(&gate.step());
         let image = Repository::of(farm.registry(), &context.nonce);
         let build = buildx.build(&context).platforms(&TWO);
         let (built, ()) = build.push(&image.tag("1")).start_with(|running| {
@@ -143,11 +147,7 @@ fn a_coordinator_that_starts_while_the_stage_registry_is_away_adopts_what_runs()
     let mut farm = farm_of("amd64,arm64", &FLAGS);
     let buildx = Buildx::of(&farm);
     let gate = Gate::new();
-    let context = Context::new(&format!(
-        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; {} && cat /proc/sys/kernel/random/uuid > /x\n\
-         FROM busybox\nCOPY --from=builder /x /x\nRUN : $NONCE; uname -m > /machine\n",
-        gate.step()
-    ));
+    let context = handing_over(&gate.step());
     let image = Repository::of(farm.registry(), &context.nonce);
     let build = buildx.build(&context).platforms(&TWO);
     let (built, ()) = build.push(&image.tag("1")).start_with(|_| {
@@ -248,10 +248,7 @@ fn a_result_that_nobody_has_any_more_is_made_again_and_all_that_came_from_it() {
 
 /// A build that hands its builder's result over, and the digest of that.
 fn handed(farm: &Farm, buildx: &Buildx) -> String {
-    let context = Context::new(
-        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE; cat /proc/sys/kernel/random/uuid > /x\n\
-         FROM busybox\nCOPY --from=builder /x /x\nRUN : $NONCE; uname -m > /machine\n",
-    );
+    let context = handing_over("true");
     let image = Repository::of(farm.registry(), &context.nonce);
     let build = buildx.build(&context).platforms(&["linux/arm64"]);
     let built = build.push(&image.tag("1")).run().succeeded();
