@@ -4,8 +4,9 @@
 //! as Docker's own clients bring theirs. For a large upload that is two thirds of the work for it: each byte comes in one HTTP/2
 //! connection, not in one within another.
 
-use std::{path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
+use futures::TryStreamExt;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
@@ -109,7 +110,11 @@ impl Carrier {
         let mut request = Request::new(GatheredMessages(output));
         *request.metadata_mut() = metadata;
         let incoming = SharedStream::new(session(request).await?.into_inner());
-        let io = Tunnel::new(incoming.clone(), outgoing, |message| message);
+        let bytes = incoming
+            .clone()
+            .map_ok(|message| message.data.into())
+            .map_err(io::Error::other);
+        let io = Tunnel::new(bytes, outgoing, |message| message);
         Ok(Self {
             io: Box::new(TokioIo::new(io)),
             ending: Ending::Half(incoming),

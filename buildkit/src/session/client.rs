@@ -1,33 +1,37 @@
 //! The daemon's end of a client's session: an HTTP/2 client inside the client's `Control.Session` call.
 
 use std::{
-    pin::Pin,
-    sync::{Arc, OnceLock},
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
-use futures::{Stream, StreamExt, future::BoxFuture};
+use futures::future::BoxFuture;
 use http::Uri;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, metadata::MetadataMap};
+use tonic::{
+    Code, Status,
+    body::Body,
+    codec::{EncodeBody, SingleMessageCompressionOverride},
+    metadata::MetadataMap,
+};
+use tonic_prost::ProstEncoder;
 use tower::Service;
 
 use super::{
     BoxError, CONNECTION_WINDOW, GATHERED, SEND_BUFFER, STREAM_WINDOW, SessionBody, SessionId,
     SessionRequest, SessionResponse, SessionSpec,
     auth::Credentials,
+    carried::Carried,
     grpc::boxed,
     tunnel::{QUEUE, Tunnel},
 };
 use crate::{
     HEADER_LIMIT,
-    api::{
-        control::BytesMessage,
-        filesync::{CredentialsRequest, auth_client::AuthClient},
-    },
+    api::filesync::{CredentialsRequest, auth_client::AuthClient},
 };
 
 /// A client's session. Clones share it; it ends when the client ends it, or by [`ClientSession::close`].
@@ -64,18 +68,23 @@ impl From<SessionError> for Status {
 }
 
 impl ClientSession {
-    /// Takes a `Control.Session` call: its metadata and its messages. Answer the call with the returned stream at once; the
-    /// session lives while the client keeps its half open, and the stream ends with it.
+    /// The path of the calls that [`ClientSession::accept`] takes.
+    pub const PATH: &str = "/moby.buildkit.v1.Control/Session";
+
+    /// Takes a `Control.Session` call as it came, and gives the answer, to be sent at once; the session lives while the client keeps its half
+    /// open, and the answer ends with it. A server leads these calls here past its Control service, which would take each message apart and
+    /// copy it (`carried.rs`).
     ///
     /// Take client connections with TCP_NODELAY: window updates are small, and a delayed one stops a whole upload.
-    pub async fn accept(
-        metadata: &MetadataMap,
-        incoming: impl Stream<Item = Result<BytesMessage, Status>> + Send + 'static,
-    ) -> Result<(Self, SessionOutput), Status> {
-        let spec = SessionSpec::from_metadata(metadata)
+    pub async fn accept<B>(call: http::Request<B>) -> Result<(Self, http::Response<Body>), Status>
+    where
+        B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let (head, body) = call.into_parts();
+        let spec = SessionSpec::from_metadata(&MetadataMap::from_headers(head.headers))
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let close = CancellationToken::new();
-        let (incoming, half) = watched(incoming.take_until(close.clone().cancelled_owned()));
+        let incoming = Carried::new(boxed(body));
+        let half = incoming.half();
         let (outgoing, output) = mpsc::channel(QUEUE);
         let io = TokioIo::new(Tunnel::new(incoming, outgoing.clone(), Ok));
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -93,12 +102,15 @@ impl ClientSession {
             spec: Arc::new(spec),
             sender,
             closed: CancellationToken::new(),
-            close,
+            close: CancellationToken::new(),
         };
-        let closed = session.closed.clone().drop_guard();
+        let (closed, close) = (session.closed.clone().drop_guard(), session.close.clone());
         tokio::spawn(async move {
-            // hyper keeps to itself why a connection broke.
-            let _ = connection.await;
+            tokio::select! {
+                // hyper keeps to itself why a connection broke.
+                _ = connection => {}
+                () = close.cancelled() => return,
+            }
             drop(closed);
             let error = match half.get() {
                 Some(Ok(())) => return,
@@ -108,7 +120,19 @@ impl ClientSession {
             tracing::debug!(%error, "a client's session broke");
             let _ = outgoing.send(Err(error)).await;
         });
-        Ok((session, SessionOutput(output)))
+        let answer = EncodeBody::new_server(
+            ProstEncoder::default(),
+            ReceiverStream::new(output),
+            None,
+            SingleMessageCompressionOverride::default(),
+            None,
+        );
+        let mut answer = http::Response::new(Body::new(answer));
+        answer.headers_mut().insert(
+            http::header::CONTENT_TYPE,
+            tonic::metadata::GRPC_CONTENT_TYPE,
+        );
+        Ok((session, answer))
     }
 
     /// What the client said of itself.
@@ -210,40 +234,4 @@ impl Service<http::Request<tonic::body::Body>> for ClientSession {
                 .map_err(Status::from)?)
         })
     }
-}
-
-/// The answer to a client's `Control.Session` call.
-pub struct SessionOutput(mpsc::Receiver<Result<BytesMessage, Status>>);
-
-impl Stream for SessionOutput {
-    type Item = Result<BytesMessage, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx)
-    }
-}
-
-/// How the client's half of the stream ended, once it has.
-type Half = Arc<OnceLock<Result<(), Status>>>;
-
-fn watched(
-    incoming: impl Stream<Item = Result<BytesMessage, Status>> + Send + 'static,
-) -> (
-    impl Stream<Item = Result<BytesMessage, Status>> + Send,
-    Half,
-) {
-    let half = Half::default();
-    let end = half.clone();
-    let mut incoming = incoming.boxed();
-    let watched = futures::stream::poll_fn(move |cx| {
-        let next = ready!(incoming.poll_next_unpin(cx));
-        // Only the first end counts.
-        let _ = match &next {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(status)) => end.set(Err(status.clone())),
-            None => end.set(Ok(())),
-        };
-        Poll::Ready(next)
-    });
-    (watched, half)
 }

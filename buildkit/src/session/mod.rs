@@ -7,6 +7,7 @@
 
 pub mod auth;
 mod batch;
+mod carried;
 mod carrier;
 mod client;
 mod engine;
@@ -23,7 +24,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
 pub use self::{
-    client::{ClientSession, SessionError, SessionOutput},
+    client::{ClientSession, SessionError},
     engine::{EngineSession, SessionHandler},
     gather::{GATHERED, gathered},
     grpc::grpc_error,

@@ -10,14 +10,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
-use futures::{Stream, StreamExt, stream::BoxStream};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
 };
-use tokio_util::sync::PollSender;
-use tonic::Status;
+use tokio_util::{io::StreamReader, sync::PollSender};
 
 use crate::api::control::BytesMessage;
 
@@ -53,50 +52,34 @@ impl<S: Stream + Unpin> Stream for SharedStream<S> {
 }
 
 /// Both directions of a session's bytes.
-pub(super) struct Tunnel<T> {
-    incoming: BoxStream<'static, Result<BytesMessage, Status>>,
-    unread: Bytes,
+pub(super) struct Tunnel<S, T> {
+    incoming: StreamReader<S, Bytes>,
     outgoing: PollSender<T>,
     wrap: fn(BytesMessage) -> T,
 }
 
-impl<T: Send + 'static> Tunnel<T> {
+impl<S: Stream<Item = io::Result<Bytes>> + Unpin, T: Send + 'static> Tunnel<S, T> {
     /// Reads from `incoming` until it ends, which is the end of the connection; sends to `outgoing`, wrapped.
-    pub(super) fn new(
-        incoming: impl Stream<Item = Result<BytesMessage, Status>> + Send + 'static,
-        outgoing: mpsc::Sender<T>,
-        wrap: fn(BytesMessage) -> T,
-    ) -> Self {
+    pub(super) fn new(incoming: S, outgoing: mpsc::Sender<T>, wrap: fn(BytesMessage) -> T) -> Self {
         Self {
-            incoming: incoming.boxed(),
-            unread: Bytes::new(),
+            incoming: StreamReader::new(incoming),
             outgoing: PollSender::new(outgoing),
             wrap,
         }
     }
 }
 
-impl<T: Send + 'static> AsyncRead for Tunnel<T> {
+impl<S: Stream<Item = io::Result<Bytes>> + Unpin, T: Send + 'static> AsyncRead for Tunnel<S, T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.unread.is_empty() {
-            match ready!(self.incoming.poll_next_unpin(cx)) {
-                Some(Ok(message)) => self.unread = message.data.into(),
-                Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status))),
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-        let n = self.unread.len().min(buf.remaining());
-        buf.put_slice(&self.unread[..n]);
-        self.unread.advance(n);
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.incoming).poll_read(cx, buf)
     }
 }
 
-impl<T: Send + 'static> AsyncWrite for Tunnel<T> {
+impl<S: Unpin, T: Send + 'static> AsyncWrite for Tunnel<S, T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -143,47 +126,23 @@ impl<T: Send + 'static> AsyncWrite for Tunnel<T> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
-    fn tunnel(
-        incoming: Vec<Result<BytesMessage, Status>>,
-    ) -> (Tunnel<BytesMessage>, mpsc::Receiver<BytesMessage>) {
+    type Silent = futures::stream::Empty<io::Result<Bytes>>;
+
+    fn tunnel() -> (Tunnel<Silent, BytesMessage>, mpsc::Receiver<BytesMessage>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         (
-            Tunnel::new(futures::stream::iter(incoming), sender, |m| m),
+            Tunnel::new(futures::stream::empty(), sender, |m| m),
             receiver,
         )
     }
 
-    fn message(data: &[u8]) -> Result<BytesMessage, Status> {
-        Ok(BytesMessage { data: data.into() })
-    }
-
-    #[tokio::test]
-    async fn bytes_arrive_in_order_however_they_were_cut() {
-        let (mut io, _keep) = tunnel(vec![
-            message(b"he"),
-            message(b""),
-            message(b"llo, "),
-            message(b"world"),
-        ]);
-        let mut text = String::new();
-        io.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "hello, world");
-    }
-
-    #[tokio::test]
-    async fn a_broken_stream_is_an_error_and_not_an_end() {
-        let (mut io, _keep) = tunnel(vec![message(b"x"), Err(Status::out_of_range("too large"))]);
-        let error = io.read_to_end(&mut Vec::new()).await.unwrap_err();
-        assert!(error.to_string().contains("too large"));
-    }
-
     #[tokio::test]
     async fn writes_are_cut_into_chunks_and_stop_when_nobody_takes_them() {
-        let (mut io, mut out) = tunnel(vec![]);
+        let (mut io, mut out) = tunnel();
         let data = vec![7u8; CHUNK * QUEUE + 1];
         let mut sent = 0;
         let stalled = futures::poll!(std::pin::pin!(async {
@@ -204,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn header_and_payload_share_a_message() {
-        let (mut io, mut out) = tunnel(vec![]);
+        let (mut io, mut out) = tunnel();
         let n = io
             .write_vectored(&[IoSlice::new(b"head"), IoSlice::new(b"body")])
             .await
@@ -217,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn writing_to_someone_who_left_is_an_error() {
-        let (mut io, out) = tunnel(vec![]);
+        let (mut io, out) = tunnel();
         drop(out);
         assert_eq!(
             io.write(b"x").await.unwrap_err().kind(),

@@ -14,9 +14,7 @@ use croft_buildkit::{
         types::BuildkitVersion,
     },
     engine::{Address, Engine},
-    session::{
-        ClientSession, EngineSession, SessionHandler, SessionId, SessionOutput, SessionSpec,
-    },
+    session::{ClientSession, EngineSession, SessionHandler, SessionId, SessionSpec},
 };
 use futures::stream::BoxStream;
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
@@ -40,10 +38,19 @@ impl Daemon {
 
     pub async fn start_at(address: SocketAddr) -> Self {
         let (sender, sessions) = mpsc::unbounded_channel();
-        let service = ControlServer::new(SessionsOnly(sender))
+        let service = ControlServer::new(InfoOnly)
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        let server = serve(address, async { Routes::new(service) }).await;
+        let routes = with_sessions(Routes::new(service), move |call| {
+            let sender = sender.clone();
+            async move {
+                let (session, answer) = ClientSession::accept(call).await?;
+                // Nobody listens any more only when the test is over.
+                let _ = sender.send(session);
+                Ok(answer)
+            }
+        });
+        let server = serve(address, async { routes }).await;
         Self {
             address: server.address,
             sessions,
@@ -133,26 +140,37 @@ pub fn spec() -> SessionSpec {
     }
 }
 
-struct SessionsOnly(mpsc::UnboundedSender<ClientSession>);
+/// The same with sessions, which `enter` takes.
+pub fn with_sessions<F>(
+    routes: Routes,
+    enter: impl Fn(http::Request<axum::body::Body>) -> F + Clone + Send + Sync + 'static,
+) -> Routes
+where
+    F: Future<Output = Result<http::Response<tonic::body::Body>, Status>> + Send + 'static,
+{
+    let enter = axum::routing::post(move |call| {
+        let answer = enter(call);
+        async move { answer.await.unwrap_or_else(|status| status.into_http()) }
+    });
+    let routes = routes.into_axum_router();
+    routes.route(ClientSession::PATH, enter).into()
+}
+
+struct InfoOnly;
 
 #[tonic::async_trait]
-impl control_server::Control for SessionsOnly {
-    type SessionStream = SessionOutput;
+impl control_server::Control for InfoOnly {
+    type SessionStream = BoxStream<'static, Result<BytesMessage, Status>>;
     type StatusStream = BoxStream<'static, Result<StatusResponse, Status>>;
     type PruneStream = BoxStream<'static, Result<UsageRecord, Status>>;
     type ListenBuildHistoryStream = BoxStream<'static, Result<BuildHistoryEvent, Status>>;
 
     async fn session(
         &self,
-        call: Request<Streaming<BytesMessage>>,
-    ) -> Result<Response<SessionOutput>, Status> {
-        let (metadata, _, messages) = call.into_parts();
-        let (session, output) = ClientSession::accept(&metadata, messages).await?;
-        // Nobody listens any more only when the test is over.
-        let _ = self.0.send(session);
-        Ok(Response::new(output))
+        _: Request<Streaming<BytesMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        Err(unserved())
     }
-
     async fn disk_usage(
         &self,
         _: Request<DiskUsageRequest>,

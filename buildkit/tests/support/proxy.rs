@@ -20,10 +20,7 @@ use croft_buildkit::{
     engine::{Bridge, Engine},
     errors,
     gateway::{BUILD_ID_HEADER, BuildRef},
-    session::{
-        ClientSession, EngineSession, SessionOutput, SessionReply, SessionRequest,
-        grpc::status_response,
-    },
+    session::{ClientSession, EngineSession, SessionReply, SessionRequest, grpc::status_response},
     trace::TraceContext,
 };
 use futures::{FutureExt, StreamExt, stream::BoxStream};
@@ -57,13 +54,17 @@ impl Running {
                 engine,
                 calls: counted,
             };
+            let sessions = proxy.clone();
             let control = ControlServer::new(proxy.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT)
                 .max_encoding_message_size(MESSAGE_LIMIT);
             let bridge = LlbBridgeServer::new(proxy)
                 .max_decoding_message_size(MESSAGE_LIMIT)
                 .max_encoding_message_size(MESSAGE_LIMIT);
-            Routes::new(control).add_service(bridge)
+            super::with_sessions(Routes::new(control).add_service(bridge), move |call| {
+                let proxy = sessions.clone();
+                async move { proxy.enter(call).await }
+            })
         };
         let server = super::serve("127.0.0.1:0".parse().unwrap(), routes).await;
         Self { server, calls }
@@ -85,6 +86,40 @@ impl Proxy {
     fn engine(&self, metadata: &MetadataMap) -> Engine {
         TraceContext::from_metadata(metadata)
             .map_or_else(|| self.engine.clone(), |trace| self.engine.traced(trace))
+    }
+
+    /// Takes a session, and opens it on the engine.
+    async fn enter(
+        self,
+        call: http::Request<axum::body::Body>,
+    ) -> Result<http::Response<tonic::body::Body>, Status> {
+        let metadata = MetadataMap::from_headers(call.headers().clone());
+        let (client, output) = ClientSession::accept(call).await?;
+        let (forwarded, calls) = (client.clone(), self.calls.clone());
+        let handler = move |request: SessionRequest| -> SessionReply {
+            *calls
+                .lock()
+                .unwrap()
+                .entry(request.uri().path().to_owned())
+                .or_default() += 1;
+            let client = forwarded.clone();
+            async move {
+                client
+                    .call(request)
+                    .await
+                    .unwrap_or_else(|e| status_response(e.into()))
+            }
+            .boxed()
+        };
+        let session =
+            EngineSession::open(&self.engine(&metadata), client.spec(), Arc::new(handler)).await?;
+        tokio::spawn(async move {
+            tokio::select! {
+                () = client.closed() => session.close().await,
+                () = session.closed() => client.close(),
+            }
+        });
+        Ok(output)
     }
 
     fn bridge<T>(&self, request: Request<T>) -> Result<(Bridge, T), Status> {
@@ -126,42 +161,16 @@ fn stream<T: Send + 'static>(result: Answer<Streaming<T>>) -> Answer<Stream<T>> 
 
 #[tonic::async_trait]
 impl Control for Proxy {
-    type SessionStream = SessionOutput;
+    type SessionStream = Stream<control::BytesMessage>;
     type StatusStream = Stream<control::StatusResponse>;
     type PruneStream = Stream<control::UsageRecord>;
     type ListenBuildHistoryStream = Stream<control::BuildHistoryEvent>;
 
     async fn session(
         &self,
-        call: Request<Streaming<control::BytesMessage>>,
-    ) -> Answer<SessionOutput> {
-        let (metadata, _, messages) = call.into_parts();
-        let (client, output) = ClientSession::accept(&metadata, messages).await?;
-        let (forwarded, calls) = (client.clone(), self.calls.clone());
-        let handler = move |request: SessionRequest| -> SessionReply {
-            *calls
-                .lock()
-                .unwrap()
-                .entry(request.uri().path().to_owned())
-                .or_default() += 1;
-            let client = forwarded.clone();
-            async move {
-                client
-                    .call(request)
-                    .await
-                    .unwrap_or_else(|e| status_response(e.into()))
-            }
-            .boxed()
-        };
-        let session =
-            EngineSession::open(&self.engine(&metadata), client.spec(), Arc::new(handler)).await?;
-        tokio::spawn(async move {
-            tokio::select! {
-                () = client.closed() => session.close().await,
-                () = session.closed() => client.close(),
-            }
-        });
-        Ok(Response::new(output))
+        _: Request<Streaming<control::BytesMessage>>,
+    ) -> Answer<Self::SessionStream> {
+        Err(Status::internal("sessions are taken by `enter`"))
     }
 
     async fn solve(

@@ -35,6 +35,21 @@ impl Face {
         Self { control, jobs }
     }
 
+    /// Takes a client's `Control.Session` call.
+    pub(super) async fn enter(self, call: axum::extract::Request) -> axum::response::Response {
+        let (session, answer) = match ClientSession::accept(call).await {
+            Ok(accepted) => accepted,
+            Err(status) => return status.into_http(),
+        };
+        self.control.sessions().add(session.clone());
+        tokio::spawn(async move {
+            session.closed().await;
+            self.control.sessions().remove(&session);
+            self.control.session_closed(session.id());
+        });
+        answer.map(axum::body::Body::new)
+    }
+
     /// Opens the build and the job of a solve.
     fn begin(
         &self,
@@ -127,21 +142,12 @@ impl Service for Face {
         }))
     }
 
+    /// Sessions have a way of their own: [`Face::enter`].
     async fn session(
         &self,
-        request: Request<Streaming<api::BytesMessage>>,
+        _: Request<Streaming<api::BytesMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let (metadata, _, incoming) = request.into_parts();
-        let (session, outgoing) = ClientSession::accept(&metadata, incoming).await?;
-        let sessions = self.control.sessions();
-        sessions.add(session.clone());
-        let control = Arc::clone(&self.control);
-        tokio::spawn(async move {
-            session.closed().await;
-            control.sessions().remove(&session);
-            control.session_closed(session.id());
-        });
-        Ok(Response::new(Box::pin(outgoing)))
+        Err(Status::internal("a session took the wrong way in"))
     }
 
     async fn solve(

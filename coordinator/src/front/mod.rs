@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bollard_buildkit_proto::moby::buildkit::v1::control_server::ControlServer;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServer;
+use croft_buildkit::session::ClientSession;
 use tonic::service::Routes;
 
 use crate::control::Control;
@@ -28,6 +29,7 @@ pub fn routes(control: Arc<Control>) -> Routes {
     let jobs = Arc::<jobs::Jobs>::default();
     let face = control::Face::new(Arc::clone(&control), Arc::clone(&jobs));
     let bridge = bridge::Bridge::new(control, jobs);
+    let sessions = face.clone();
     let mut routes = Routes::builder();
     routes
         .add_service(
@@ -40,5 +42,7 @@ pub fn routes(control: Arc<Control>) -> Routes {
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         );
-    routes.routes()
+    let enter = axum::routing::post(move |call| sessions.enter(call));
+    let routes = routes.routes().into_axum_router();
+    routes.route(ClientSession::PATH, enter).into()
 }
