@@ -15,6 +15,7 @@ use croft_buildkit::session::grpc::status_response;
 use croft_proto::TUNNEL_BUILD;
 use croft_scheduler::ConnectionId;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::BufReader;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,8 @@ use crate::tls;
 const STREAM_WINDOW: u32 = 2 << 20;
 /// What one connection may have in flight, in bytes: this bounds what a client that floods us can make us hold.
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// What is read of a connection in one system call at most, in bytes. By itself HTTP/2 here reads half a frame with each.
+const READ_AT_ONCE: usize = 64 << 10;
 /// Calls that one connection may have open.
 const STREAMS: u32 = 1000;
 
@@ -173,7 +176,8 @@ where
         .max_header_list_size(64 << 10)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(BufReader::with_capacity(READ_AT_ONCE, stream));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
