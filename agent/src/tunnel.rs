@@ -20,6 +20,8 @@ use croft_buildkit::{
 use croft_proto::{TUNNEL_AGENT, TUNNEL_BUILD, TUNNEL_SESSION};
 use http::{HeaderMap, HeaderValue, Uri, header};
 use http_body_util::BodyExt;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tokio::{io::BufReader, net::TcpStream};
 use tonic::{
     Code,
     body::Body,
@@ -32,6 +34,9 @@ use crate::{ids::BuildId, work::BuildContext};
 /// What one call and what all calls may have on its way to us unread, in bytes. The ratio is how many calls may stall before they stall the others.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+
+/// What is read of the connection in one system call at most, in bytes. By itself HTTP/2 here reads a part of a frame with each.
+const READ_AT_ONCE: usize = 128 << 10;
 
 /// Says which trace a call belongs to (W3C Trace Context).
 const TRACE: &str = "traceparent";
@@ -72,7 +77,8 @@ impl Tunnel {
             // The coordinator gathers what waits.
             .max_frame_size(GATHERED as u32)
             .http2_max_header_list_size(HEADER_LIMIT);
-        *channel = Some((endpoint.uri().clone(), tunnel.connect_lazy()));
+        let tunnel = tunnel.connect_with_connector_lazy(tower::service_fn(connect));
+        *channel = Some((endpoint.uri().clone(), tunnel));
     }
 
     fn channel(&self) -> Option<Channel> {
@@ -134,6 +140,16 @@ impl Tunnel {
             }
         }
     }
+}
+
+async fn connect(
+    to: Uri,
+) -> Result<TokioIo<BufReader<TcpStream>>, <HttpConnector as Service<Uri>>::Error> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    let stream = connector.oneshot(to).await?.into_inner();
+    Ok(TokioIo::new(BufReader::with_capacity(READ_AT_ONCE, stream)))
 }
 
 fn addressed(
