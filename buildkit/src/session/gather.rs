@@ -15,7 +15,7 @@ use super::{BoxError, SessionBody, grpc::boxed};
 use crate::api::control::BytesMessage;
 
 /// Once so much is together it goes, in bytes: a connection that takes gathered bodies should allow frames of this size.
-pub const GATHERED: usize = 64 << 10;
+pub const GATHERED: usize = 128 << 10;
 
 /// The same body in fewer frames.
 pub fn gathered(body: SessionBody) -> SessionBody {
@@ -189,11 +189,11 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_gathered_than_fits() {
-        let piece = Bytes::from(vec![7; 16 << 10]);
+        let piece = Bytes::from(vec![7; GATHERED / 4]);
         let steps = (0..9).map(|_| Some(Ok(Frame::data(piece.clone()))));
         let lengths = frames(body(steps.collect())).await;
         let lengths: Vec<_> = lengths.iter().map(String::len).collect();
-        assert_eq!(lengths, [GATHERED, GATHERED, 16 << 10]);
+        assert_eq!(lengths, [GATHERED, GATHERED, GATHERED / 4]);
     }
 
     #[tokio::test]
