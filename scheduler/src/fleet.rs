@@ -24,7 +24,8 @@ impl fmt::Display for StageKey {
     }
 }
 
-/// How many attempts an agent has at most for each of its slots, those counted that were given to it ahead of what they take.
+/// How many attempts an agent has at most for each of its slots: one that has all it takes, and one that was given to it ahead of that. Of the
+/// latter never more, or what is complete would find slots but no room.
 pub const AHEAD_FACTOR: u32 = 2;
 
 /// Every agent that the farm knows, away ones too.
@@ -118,6 +119,14 @@ pub enum Start {
     Ahead,
 }
 
+/// How many stages more an agent may be given ahead of what they take that has so many of both kinds: as many as slots, and fewer while more
+/// are complete than there are slots because much became ready together.
+pub(crate) fn room_ahead(slots: u32, complete: u32, ahead: u32) -> u32 {
+    let all = complete.saturating_add(ahead);
+    let room = slots.saturating_mul(AHEAD_FACTOR).saturating_sub(all);
+    slots.saturating_sub(ahead).min(room)
+}
+
 /// An attempt that lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
@@ -145,11 +154,13 @@ impl AgentView {
         u32::try_from(load.count()).unwrap_or(u32::MAX)
     }
 
-    /// How many stages more it may be given ahead of what they take. It never has more than twice as many attempts as slots, so that no
-    /// more than that can run at once when much becomes ready together.
+    /// How many stages more it may be given ahead of what they take.
     pub fn free_ahead(&self) -> u32 {
-        let load = u32::try_from(self.load.len()).unwrap_or(u32::MAX);
-        self.slots.saturating_mul(AHEAD_FACTOR).saturating_sub(load)
+        room_ahead(
+            self.slots,
+            self.running(Start::Complete),
+            self.running(Start::Ahead),
+        )
     }
 
     /// Whether it could be given work now if it had a free slot.

@@ -176,26 +176,35 @@ fn replay(
     let decisions = place(fleet, stages, &Policy::default(), NOW);
     let by_key: BTreeMap<StageKey, &ReadyStage> =
         stages.iter().map(|stage| (stage.key, stage)).collect();
-    let slots = |free: fn(&AgentView) -> u32| -> BTreeMap<AgentId, u32> {
+    // What each agent has of what is complete, and of what went ahead.
+    let running = |start: Start| -> BTreeMap<AgentId, u32> {
         let agents = fleet.agents.iter();
-        agents.map(|agent| (agent.id, free(agent))).collect()
+        agents
+            .map(|agent| (agent.id, agent.running(start)))
+            .collect()
     };
-    let mut free = slots(AgentView::free_slots);
-    let mut free_ahead = slots(AgentView::free_ahead);
+    let (mut complete, mut ahead) = (running(Start::Complete), running(Start::Ahead));
     for (number, decision) in decisions.iter().enumerate() {
         let stage = by_key[&decision.key()];
-        let usable = match stage.is_ahead() {
-            true => &free_ahead,
-            false => &free,
-        };
-        judge(stage, decision, usable, &decisions[..number]);
+        let usable = fleet.agents.iter().map(|agent| {
+            let (complete, ahead, slots) = (complete[&agent.id], ahead[&agent.id], agent.slots);
+            let usable = match stage.is_ahead() {
+                true => slots
+                    .saturating_sub(ahead)
+                    .min((2 * slots).saturating_sub(complete + ahead)),
+                false => slots.saturating_sub(complete),
+            };
+            (agent.id, usable)
+        });
+        let usable = usable.collect();
+        judge(stage, decision, &usable, &decisions[..number]);
         if let Decision::Placed { agent, .. } = decision {
-            let all = free_ahead.get_mut(agent).unwrap();
-            *all = all.saturating_sub(1);
-            if !stage.is_ahead() {
-                let slots = free.get_mut(agent).unwrap();
-                *slots = slots.checked_sub(1).expect("a slot was given away twice");
-            }
+            assert!(usable[agent] > 0, "a slot was given away twice");
+            let load = match stage.is_ahead() {
+                true => &mut ahead,
+                false => &mut complete,
+            };
+            *load.get_mut(agent).unwrap() += 1;
         }
     }
     assert_eq!(

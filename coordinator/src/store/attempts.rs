@@ -211,7 +211,8 @@ impl Store {
                    AND CASE s.state
                        WHEN 'ready' THEN (SELECT a.slots FROM agents AS a WHERE a.id = $3)
                                        > (SELECT count(*) FROM live WHERE NOT ahead)
-                       ELSE (SELECT a.slots FROM agents AS a WHERE a.id = $3) * $9::bigint > (SELECT count(*) FROM live) END
+                       ELSE (SELECT a.slots FROM agents AS a WHERE a.id = $3) > (SELECT count(*) FROM live WHERE ahead)
+                        AND (SELECT a.slots FROM agents AS a WHERE a.id = $3) * $9::bigint > (SELECT count(*) FROM live) END
                    AND (SELECT count(*) FROM bound) = (SELECT count(*) FROM taken)
                    AND (SELECT count(*) FROM bound)
                      = (SELECT count(*) FROM outputs AS o

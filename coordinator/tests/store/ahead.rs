@@ -89,8 +89,9 @@ async fn what_goes_ahead_takes_no_slot_until_its_inputs_are_there_and_is_bounded
     for stage in [1, 2] {
         db.offer(build, stage, &agent, &[own(0)]).await;
     }
+    // It has two slots, and as many may go ahead: what has all that it takes still finds its slot.
+    assert!(is_stale(db.try_offer(build, 3, &agent, &[own(0)]).await));
     db.offer(other, 0, &agent, &[]).await;
-    // It has two slots, and never more than twice as many attempts.
     assert!(is_stale(db.try_offer(other, 1, &agent, &[]).await));
     assert!(is_stale(db.try_offer(build, 3, &agent, &[own(0)]).await));
     let load = async || {

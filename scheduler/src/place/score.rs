@@ -9,7 +9,7 @@ use croft_planner::{CacheIdentity, EdgeId};
 use super::policy::Policy;
 use super::reason::Unfit;
 use super::stage::ReadyStage;
-use crate::fleet::{AHEAD_FACTOR, AgentView, Duty, Health, Nativeness, Presence, Start};
+use crate::fleet::{AgentView, Duty, Health, Nativeness, Presence, Start, room_ahead};
 use crate::{AgentId, Project, Timestamp};
 
 /// No wait is shorter: where all else is equal a free agent goes before a full one that is about to be free.
@@ -109,7 +109,7 @@ impl<'a> Desk<'a> {
 
     /// Whether it can be given a stage ahead of what that takes.
     pub fn has_room_ahead(&self) -> bool {
-        self.running.saturating_add(self.ahead) < self.agent.slots.saturating_mul(AHEAD_FACTOR)
+        room_ahead(self.agent.slots, self.running, self.ahead) > 0
     }
 
     /// Gives it the stage now.

@@ -267,7 +267,7 @@ impl Books {
             true => (
                 StageState::Waiting,
                 StageEvent::PlacedAhead,
-                all < slots * AHEAD_FACTOR as usize,
+                all - complete < slots && all < slots * AHEAD_FACTOR as usize,
             ),
             false => (StageState::Ready, StageEvent::Placed, complete < slots),
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use croft_scheduler::fleet::FleetView;
+use croft_scheduler::fleet::{AgentView, FleetView, Start};
 use croft_scheduler::place::{Decision, ReadyStage, Refusal};
 use croft_scheduler::{
     AgentId, AttemptState, BuildId, BuildState, FailureKind, FarmBudget, StageState, Token,
@@ -14,15 +14,14 @@ use super::support::could;
 /// Every placement is on an agent that can take it, and every refusal had to be: by brute force.
 pub fn decisions(fleet: &FleetView, stages: &[ReadyStage], decisions: &[Decision]) {
     let by_key: BTreeMap<_, _> = stages.iter().map(|stage| (stage.key, stage)).collect();
-    let mut free: BTreeMap<AgentId, u32> = fleet
+    // Of each agent what is complete, and what went ahead.
+    let mut load: BTreeMap<AgentId, (u32, u32)> = fleet
         .agents
         .iter()
-        .map(|agent| (agent.id, agent.free_slots()))
-        .collect();
-    let mut ahead: BTreeMap<AgentId, u32> = fleet
-        .agents
-        .iter()
-        .map(|agent| (agent.id, agent.free_ahead()))
+        .map(|agent| {
+            let running = |start| agent.running(start);
+            (agent.id, (running(Start::Complete), running(Start::Ahead)))
+        })
         .collect();
     for decision in decisions {
         let stage = by_key[&decision.key()];
@@ -35,30 +34,38 @@ pub fn decisions(fleet: &FleetView, stages: &[ReadyStage], decisions: &[Decision
         match decision {
             Decision::Placed { agent, .. } => {
                 assert!(fit().any(|view| view.id == *agent), "unfit: {decision:?}");
-                let room = ahead.get_mut(agent).expect("an agent of the fleet");
+                let slots = fit().find(|view| view.id == *agent).map(|view| view.slots);
+                let slots = slots.expect("it is fit");
+                let (complete, ahead) = load.get_mut(agent).expect("an agent of the fleet");
                 if stage.is_ahead() {
                     assert!(stage.comes_together_on(*agent), "{decision:?}");
-                    assert!(*room > 0, "too many go ahead: {decision:?}");
+                    assert!(
+                        *ahead < slots && *complete + *ahead < 2 * slots,
+                        "too many go ahead: {decision:?}"
+                    );
+                    *ahead += 1;
                 } else {
-                    let slots = free.get_mut(agent).expect("an agent of the fleet");
-                    *slots = slots.checked_sub(1).expect("a slot is given away once");
+                    assert!(*complete < slots, "a slot is given away once: {decision:?}");
+                    *complete += 1;
                 }
-                *room = room.saturating_sub(1);
             }
             Decision::Held { why, .. } => match why {
                 Refusal::Pause => {}
                 Refusal::Inputs => assert!(stage.is_ahead(), "{decision:?}"),
                 Refusal::Nobody { .. } => assert_eq!(fit().count(), 0, "{decision:?}"),
-                Refusal::Full { .. } => {
-                    assert!(fit().all(|view| free[&view.id] == 0), "{decision:?}")
-                }
+                Refusal::Full { .. } => assert!(fit().all(is_full(&load)), "{decision:?}"),
                 Refusal::WorthWaiting { agent, .. } => assert!(
-                    fit().any(|view| view.name == *agent && free[&view.id] == 0),
+                    fit().filter(|view| view.name == *agent).any(is_full(&load)),
                     "{decision:?}"
                 ),
             },
         }
     }
+}
+
+/// Whether an agent's slots are all taken.
+fn is_full(load: &BTreeMap<AgentId, (u32, u32)>) -> impl Fn(&AgentView) -> bool {
+    |view| load[&view.id].0 >= view.slots
 }
 
 /// All that a build publishes was made from one set of artifacts, each by an attempt that the farm took for good.
