@@ -313,11 +313,19 @@ impl Agent {
         let (attempt, token, offer) = convert::offer(offer);
         let offer = match offer {
             Ok(offer) => offer,
-            Err(error) => return self.refuse(attempt, token, error.to_string()),
+            Err(error) => return self.refuse(attempt, token, Failure::farm(error.to_string())),
         };
-        let why_not = self.condition.borrow().why_not();
-        if let Some(why) = why_not {
-            return self.refuse(attempt, token, why.to_owned());
+        // That it leaves counts at once, before it is told to others.
+        let condition = match *self.stay.borrow() {
+            Stay::Leaves => Condition::Leaving,
+            Stay::Stays => *self.condition.borrow(),
+        };
+        if let Some(why) = condition.why_not() {
+            let failure = match condition {
+                Condition::Leaving => Failure::handed_back(why),
+                _ => Failure::farm(why),
+            };
+            return self.refuse(attempt, token, failure);
         }
         match self.ledger.accept(&offer, Instant::now()) {
             Ok(stop) => {
@@ -332,19 +340,16 @@ impl Agent {
                 self.refuse(
                     attempt,
                     token,
-                    format!("all {slots} slots of the agent are in use"),
+                    Failure::farm(format!("all {slots} slots of the agent are in use")),
                 );
             }
         }
     }
 
-    fn refuse(&self, attempt: AttemptId, token: Token, message: String) {
-        tracing::warn!(%attempt, message, "offer refused");
-        self.ledger.say_once(Report::Finished(
-            attempt,
-            token,
-            Outcome::Failed(Failure::farm(message)),
-        ));
+    fn refuse(&self, attempt: AttemptId, token: Token, failure: Failure) {
+        tracing::warn!(%attempt, message = failure.message, "offer refused");
+        self.ledger
+            .say_once(Report::Finished(attempt, token, Outcome::Failed(failure)));
     }
 
     async fn attempt(&self, offer: Offer, stop: Stop) {

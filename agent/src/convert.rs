@@ -199,6 +199,7 @@ pub fn failure(failure: Failure) -> v1::Failure {
         Blame::Farm => v1::failure::Kind::Farm,
         Blame::StageRegistry => v1::failure::Kind::StageRegistry,
         Blame::Cancelled => v1::failure::Kind::Cancelled,
+        Blame::HandedBack => v1::failure::Kind::HandedBack,
     };
     v1::Failure {
         kind: kind.into(),

@@ -20,6 +20,8 @@ pub enum Blame {
     StageRegistry,
     /// Nobody's: the coordinator wanted it so.
     Cancelled,
+    /// Nobody's: the agent is being stopped.
+    HandedBack,
 }
 
 /// A failure, ready to be told.
@@ -44,12 +46,20 @@ impl Failure {
         }
     }
 
+    /// The end of what an agent that is being stopped does not do.
+    pub fn handed_back(message: impl Into<String>) -> Self {
+        Self {
+            blame: Blame::HandedBack,
+            ..Self::farm(message)
+        }
+    }
+
     /// The end of what was told to stop.
     pub fn stopped(reason: StopReason) -> Self {
         let (blame, message) = match reason {
             StopReason::Cancelled(reason) => (Blame::Cancelled, reason),
             StopReason::LeaseLost => (Blame::Cancelled, "the lease was lost".to_owned()),
-            StopReason::AgentEnds => (Blame::Farm, "the agent was stopped".to_owned()),
+            StopReason::AgentEnds => (Blame::HandedBack, "the agent was stopped".to_owned()),
         };
         Self {
             blame,

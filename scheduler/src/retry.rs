@@ -1,5 +1,5 @@
 //! Who pays for a failure: the build's own is final, the farm's is retried elsewhere, each time a little later, and that of its stage
-//! registry wherever it was, for longer.
+//! registry wherever it was, for longer. What is handed back nobody pays for.
 
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub enum Retry {
 pub fn retry(budget: &FarmBudget, before: u32, kind: FailureKind) -> Retry {
     match kind {
         FailureKind::Build => Retry::No,
+        // Until it is known that the agent takes nothing more it would be offered this again.
+        FailureKind::HandedBack => Retry::After(budget.first_wait),
         FailureKind::Farm | FailureKind::Registry
             if before.saturating_add(1) >= budget.failures =>
         {
@@ -89,6 +91,17 @@ mod tests {
             .collect();
         let after = |s| Retry::After(Duration::from_secs(s));
         assert_eq!(all, [after(1), after(2), after(3), after(3), Retry::No]);
+    }
+
+    #[test]
+    fn agents_may_be_stopped_under_a_stage_as_often_as_they_like() {
+        let budget = FarmBudget::default();
+        for before in [0, budget.failures, u32::MAX] {
+            assert_eq!(
+                retry(&budget, before, FailureKind::HandedBack),
+                Retry::After(budget.first_wait)
+            );
+        }
     }
 
     #[test]

@@ -134,7 +134,7 @@ async fn an_agent_that_ends_gives_its_work_back_and_leaves() {
     drop(farm._stop);
     assert_eq!(
         link.end_of(&attempt).await.failure().kind(),
-        v1::failure::Kind::Farm
+        v1::failure::Kind::HandedBack
     );
     link.left().await;
 }

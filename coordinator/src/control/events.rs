@@ -115,15 +115,16 @@ impl Control {
                 if self.yields(from, held, &failure).await? {
                     return Ok(());
                 }
-                let over_registry = failure.kind() == wire::failure::Kind::StageRegistry;
+                let said = failure.kind();
                 let failure = Failure::of_agent(&from.name, &failure);
                 if let Some(gone) = self.for_want_of_client(from.agent, held.attempt, &failure) {
                     let kind = FailureKind::Build;
                     return self.attempt_failed(from.agent, held, kind, gone).await;
                 }
-                let kind = match failure.kind {
-                    Kind::Build => FailureKind::Build,
-                    _ if over_registry => FailureKind::Registry,
+                let kind = match (failure.kind, said) {
+                    (Kind::Build, _) => FailureKind::Build,
+                    (_, wire::failure::Kind::StageRegistry) => FailureKind::Registry,
+                    (_, wire::failure::Kind::HandedBack) => FailureKind::HandedBack,
                     // What the coordinator had not cancelled and is reported as cancelled is the farm's doing all the same.
                     _ => FailureKind::Farm,
                 };
@@ -256,7 +257,9 @@ impl Control {
         };
         let budget = match kind {
             FailureKind::Registry => &FarmBudget::REGISTRY,
-            FailureKind::Farm | FailureKind::Build => &self.settings.budget,
+            FailureKind::Farm | FailureKind::Build | FailureKind::HandedBack => {
+                &self.settings.budget
+            }
         };
         match self.store.attempt_fail(agent, held, &stored, budget).await {
             Ok(end) => {

@@ -80,6 +80,7 @@ impl Failure {
             wire::failure::Kind::Cancelled => Kind::Cancelled,
             wire::failure::Kind::Farm
             | wire::failure::Kind::StageRegistry
+            | wire::failure::Kind::HandedBack
             | wire::failure::Kind::Unspecified => Kind::Farm,
         };
         let status = (!failure.status.is_empty())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use croft_coordinator::store::{Heartbeat, Held, Outcome};
+use croft_coordinator::store::{AttemptRow, Heartbeat, Held, Outcome};
 use croft_planner::StageId;
 use croft_scheduler::fleet::{Duty, Health, Presence};
 use croft_scheduler::{AttemptId, FailureKind, FarmBudget, LeaseTerms};
@@ -134,6 +134,35 @@ async fn the_farms_failures_are_retried_after_growing_pauses_until_its_budget_is
         db.states(build).await,
         "running: failed | missing | 0 failed 0 failed 0 failed"
     );
+}
+
+#[tokio::test]
+async fn what_agents_hand_back_costs_no_budget_and_keeps_no_agent_from_it() {
+    let db = Db::new().await;
+    let agent = db.agent("amd64-1", "linux/amd64").await;
+    let build = db.planned(&single()).await;
+    let budget = FarmBudget {
+        failures: 1,
+        ..at_once()
+    };
+    for _ in 0..5 {
+        let held = db.offer(build, 0, &agent, &[]).await;
+        let back = failure(FailureKind::HandedBack);
+        let end = db.store.attempt_fail(agent.id, held, &back, &budget).await;
+        let end = end.unwrap();
+        assert!(matches!(end.outcome, Outcome::Retried { .. }), "{end:?}");
+        let stage = db.store.snapshot(10).await.unwrap().ready.remove(0);
+        assert_eq!(stage.failed_on, Default::default());
+    }
+    let view = db.view(build).await;
+    assert_eq!(view.stages[0].farm_failures, 0);
+    let kept = |attempt: &AttemptRow| attempt.failure == Some(FailureKind::HandedBack);
+    assert!(view.attempts.iter().all(kept), "{view:#?}");
+    // The first failure of the farm's own is all that this budget allows.
+    let held = db.offer(build, 0, &agent, &[]).await;
+    let own = failure(FailureKind::Farm);
+    let end = db.store.attempt_fail(agent.id, held, &own, &budget).await;
+    assert_eq!(end.unwrap().outcome, Outcome::Failed);
 }
 
 #[tokio::test]

@@ -190,5 +190,10 @@ fn what_an_agent_that_ends_can_not_finish_is_handed_back_and_runs_elsewhere() {
     let now = attempts(&plan, &context.nonce);
     assert_eq!(now[0], (first.clone(), "failed".to_owned()), "{plan:#?}");
     assert_ne!(now[1].0, first);
+    // Nobody pays for it.
+    let blamed = "SELECT t.failure, s.farm_failures FROM attempts AS t JOIN stages AS s ON s.build = t.build AND s.number = t.stage \
+                  WHERE t.state = 'failed'";
+    let blamed = farm.postgres().query(farm.database_url(), blamed);
+    assert_eq!(blamed.expect("a database"), "handed_back|0");
     unharmed(&farm, &context, &image, &[&sleep]);
 }

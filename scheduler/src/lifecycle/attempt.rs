@@ -44,6 +44,7 @@ impl AttemptEvent {
         AttemptEvent::Failed(FailureKind::Build),
         AttemptEvent::Failed(FailureKind::Farm),
         AttemptEvent::Failed(FailureKind::Registry),
+        AttemptEvent::Failed(FailureKind::HandedBack),
         AttemptEvent::Cancelled,
         AttemptEvent::LeaseEnded,
     ];
@@ -88,7 +89,7 @@ impl AttemptState {
 
 #[cfg(test)]
 mod tests {
-    use super::FailureKind::{Build, Farm, Registry};
+    use super::FailureKind::{Build, Farm, HandedBack, Registry};
     use super::{AttemptEvent as E, AttemptState as S};
 
     #[test]
@@ -100,9 +101,11 @@ mod tests {
             (S::Offered, E::Failed(Build), S::Failed),
             (S::Offered, E::Failed(Farm), S::Failed),
             (S::Offered, E::Failed(Registry), S::Failed),
+            (S::Offered, E::Failed(HandedBack), S::Failed),
             (S::Running, E::Failed(Build), S::Failed),
             (S::Running, E::Failed(Farm), S::Failed),
             (S::Running, E::Failed(Registry), S::Failed),
+            (S::Running, E::Failed(HandedBack), S::Failed),
             (S::Offered, E::Cancelled, S::Cancelled),
             (S::Running, E::Cancelled, S::Cancelled),
             (S::Offered, E::LeaseEnded, S::Lost),

@@ -39,7 +39,7 @@ pub struct UnknownState {
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The build's own: a command failed, a file is missing, a push was refused. Never retried.
     Build,
@@ -47,6 +47,8 @@ pub enum FailureKind {
     Farm,
     /// The stage registry's, which is the farm's too: it is away, fails, or has lost an image. Retried later, as elsewhere is no better.
     Registry,
+    /// Nobody's: an agent that is being stopped gave it back. Retried at nobody's cost, as often as agents are stopped.
+    HandedBack,
 }
 
 /// Declares an enum whose variants are words in the database.
@@ -97,6 +99,7 @@ impl FailureKind {
             FailureKind::Build => "build",
             FailureKind::Farm => "farm",
             FailureKind::Registry => "registry",
+            FailureKind::HandedBack => "handed_back",
         }
     }
 }
@@ -115,6 +118,7 @@ impl std::str::FromStr for FailureKind {
             "build" => Ok(FailureKind::Build),
             "farm" => Ok(FailureKind::Farm),
             "registry" => Ok(FailureKind::Registry),
+            "handed_back" => Ok(FailureKind::HandedBack),
             _ => Err(UnknownState {
                 what: "a failure",
                 text: text.to_owned(),

@@ -34,7 +34,8 @@ words!(
         PlacedAhead = "placed ahead of its inputs",
         /// Its attempt succeeded.
         Succeeded = "done",
-        /// Its attempt failed by the farm's fault, or was lost, and the farm's budget allows another; its inputs are there.
+        /// Its attempt failed by the farm's fault, or was lost, and the farm's budget allows another; or it was handed back. Its inputs are
+        /// there.
         FarmFailed = "retried",
         /// Its attempt failed by the build's own fault, the farm's budget is used up, or nobody came to run it in time.
         Failed = "failed",

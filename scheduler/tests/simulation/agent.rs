@@ -23,6 +23,8 @@ pub struct Agent {
     pub view: AgentView,
     pub life: Life,
     pub health: Health,
+    /// Whether it was told to end: it takes nothing more, and goes on with what it has for a while.
+    pub leaving: bool,
     /// Which of its connections this is. Grows with each.
     pub connection: u64,
     pub linked: bool,
@@ -137,6 +139,7 @@ impl Agent {
             view,
             life: Life::Up,
             health: Health::Healthy,
+            leaving: false,
             connection: 0,
             linked: false,
             incarnation: 0,
@@ -151,13 +154,21 @@ impl Agent {
         self.view.id
     }
 
+    /// What it says of itself.
+    pub fn says(&self) -> Health {
+        match self.leaving {
+            true => Health::Leaving,
+            false => self.health,
+        }
+    }
+
     pub fn held(&self) -> Vec<(AttemptId, Token)> {
         self.runs.iter().map(|(id, run)| (*id, run.token)).collect()
     }
 
     /// Its process is gone, with all that it and its engine's keepers had.
     pub fn die(&mut self) {
-        (self.life, self.linked) = (Life::Dead, false);
+        (self.life, self.linked, self.leaving) = (Life::Dead, false, false);
         self.incarnation += 1;
         self.keepers.clear();
         self.lost.clear();
@@ -179,11 +190,28 @@ impl Agent {
         reports
     }
 
+    /// Gives back what it has not finished, and lets go what it holds: it is about to end. Returns what is to be said.
+    pub fn hand_back(&mut self) -> Vec<Report> {
+        let held: Vec<AttemptId> = self.runs.keys().copied().collect();
+        let back = || Finish::Failed(FailureKind::HandedBack);
+        let mut said: Vec<Report> = held
+            .into_iter()
+            .filter_map(|attempt| self.finish(attempt, back()))
+            .collect();
+        let ended = std::mem::take(&mut self.keepers).into_keys();
+        said.extend(ended.map(Report::KeeperClosed));
+        said
+    }
+
     /// Takes an offer. Returns what is to be said at once.
     pub fn take(&mut self, offer: &Offer, now: Timestamp) -> Vec<Report> {
         let Offer { attempt, token, .. } = *offer;
         if self.runs.contains_key(&attempt) {
             return Vec::new();
+        }
+        if self.leaving {
+            let back = Finish::Failed(FailureKind::HandedBack);
+            return vec![Report::Finished(attempt, token, back)];
         }
         let busy = self.runs.values().filter(|run| !run.finished).count();
         let lost = self.lost.contains(&offer.key.build);

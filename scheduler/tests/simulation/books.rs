@@ -91,6 +91,8 @@ pub struct Attempt {
     pub failure: Option<FailureKind>,
     /// What it takes.
     pub bound: Vec<usize>,
+    /// Whether some of that was not there yet when it was offered.
+    pub went_ahead: bool,
 }
 
 /// How long a stage is left alone that failed over an input that it went ahead of.
@@ -292,6 +294,7 @@ impl Books {
             since: now,
             failure: None,
             bound: bound.keys().copied().collect(),
+            went_ahead: ahead,
         };
         let other = self.at_work.insert(key, id);
         assert_eq!(other, None, "two attempts at {key} would live");
@@ -401,7 +404,9 @@ impl Books {
         let stage = self.stage(key);
         let (budget, before) = match kind {
             FailureKind::Registry => (&FarmBudget::REGISTRY, stage.registry_failures),
-            FailureKind::Farm | FailureKind::Build => (budget, stage.farm_failures),
+            FailureKind::Farm | FailureKind::Build | FailureKind::HandedBack => {
+                (budget, stage.farm_failures)
+            }
         };
         match retry(budget, before, kind) {
             Retry::No => {
@@ -409,6 +414,7 @@ impl Books {
                 let why = match kind {
                     FailureKind::Build => End::OwnFault,
                     FailureKind::Farm | FailureKind::Registry => End::Budget,
+                    FailureKind::HandedBack => unreachable!("it costs nothing"),
                 };
                 Ok((Cancelled::new(), Some(why)))
             }
@@ -417,7 +423,8 @@ impl Books {
                 let stage = self.stage_mut(key);
                 match kind {
                     FailureKind::Registry => stage.registry_failures += 1,
-                    FailureKind::Farm | FailureKind::Build => stage.farm_failures += 1,
+                    FailureKind::Farm => stage.farm_failures += 1,
+                    FailureKind::HandedBack | FailureKind::Build => {}
                 }
                 stage.not_before = now + pause;
                 // What it had delivered may be in others by now, though it be lost meanwhile, and the next attempt makes it anew.

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
+use croft_scheduler::fleet::StageKey;
 use croft_scheduler::place::{Decision, Policy};
 use croft_scheduler::{
     AgentId, AttemptId, BuildId, FailureKind, FarmBudget, LeaseTerms, Timestamp, Token,
@@ -12,7 +13,7 @@ use croft_scheduler::{
 use fastrand::Rng;
 
 use super::agent::{Agent, Finish, Life, Order, Report};
-use super::books::{Attempt, Books, End};
+use super::books::{Books, End};
 use super::support::NOW;
 use super::{builds, judge};
 
@@ -23,8 +24,42 @@ pub struct Size {
     pub builds: u32,
     /// Faults in all.
     pub faults: u32,
+    pub breaks: Breaks,
     /// Whether each decision is judged by brute force.
     pub judged: bool,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breaks {
+    Anything,
+    /// Nothing: agents are told to end, and started again.
+    NothingAgentsRestart,
+}
+
+/// What had to be done again in a farm, to see that things do break.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Again {
+    /// Attempts that failed by the farm's fault.
+    pub by_farm: usize,
+    /// Attempts that failed over the registry.
+    pub over_registry: usize,
+    /// Attempts that agents handed back.
+    pub handed_back: usize,
+    /// The most of these at one stage.
+    pub of_one_stage: usize,
+    /// Attempts that went ahead of their inputs.
+    pub ahead: usize,
+}
+
+impl std::ops::AddAssign for Again {
+    fn add_assign(&mut self, other: Again) {
+        self.by_farm += other.by_farm;
+        self.over_registry += other.over_registry;
+        self.handed_back += other.handed_back;
+        self.of_one_stage = self.of_one_stage.max(other.of_one_stage);
+        self.ahead += other.ahead;
+    }
 }
 
 /// Builds come and things break for so long; then all is mended, and everything must come to its end.
@@ -53,6 +88,8 @@ pub(super) enum Event {
     ToAgent(AgentId, u64, Order),
     FromAgent(AgentId, u64, Report),
     Step(AgentId, u64, AttemptId, Step),
+    HandBack(AgentId, u64),
+    Gone(AgentId, u64),
     Start,
 }
 
@@ -104,8 +141,8 @@ pub struct Farm {
     pub(super) policy: Policy,
 }
 
-/// Runs one farm from its first build to its last. Returns how many attempts the registry was away for.
-pub fn run(seed: u64, size: Size) -> usize {
+/// Runs one farm from its first build to its last.
+pub fn run(seed: u64, size: Size) -> Again {
     let mut farm = Farm::new(seed, size);
     farm.go();
     judge::over(&farm.books, &farm.budget);
@@ -121,9 +158,28 @@ pub fn run(seed: u64, size: Size) -> usize {
             agent.view.name
         );
     }
-    let attempts = farm.books.attempts.values();
-    let over_registry = |attempt: &&Attempt| attempt.failure == Some(FailureKind::Registry);
-    attempts.filter(over_registry).count()
+    if size.breaks == Breaks::NothingAgentsRestart {
+        judge::no_fault(&farm.books);
+    }
+    again(&farm.books)
+}
+
+fn again(books: &Books) -> Again {
+    let failed = |kind: FailureKind| {
+        let attempts = books.attempts.values();
+        attempts.filter(move |attempt| attempt.failure == Some(kind))
+    };
+    let mut of_stages: BTreeMap<StageKey, usize> = BTreeMap::new();
+    for attempt in failed(FailureKind::HandedBack) {
+        *of_stages.entry(attempt.key).or_default() += 1;
+    }
+    Again {
+        by_farm: failed(FailureKind::Farm).count(),
+        over_registry: failed(FailureKind::Registry).count(),
+        handed_back: of_stages.values().sum(),
+        of_one_stage: of_stages.into_values().max().unwrap_or_default(),
+        ahead: books.attempts.values().filter(|a| a.went_ahead).count(),
+    }
 }
 
 impl Farm {
@@ -226,6 +282,8 @@ impl Farm {
             Event::Connect(agent)
             | Event::Beat(agent, _)
             | Event::ToAgent(agent, ..)
+            | Event::HandBack(agent, _)
+            | Event::Gone(agent, _)
             | Event::Step(agent, ..) => Some(*agent),
             _ => None,
         };
@@ -254,6 +312,8 @@ impl Farm {
             Event::Step(agent, incarnation, attempt, step) => {
                 self.step(agent, incarnation, attempt, step)
             }
+            Event::HandBack(agent, incarnation) => self.hand_back(agent, incarnation),
+            Event::Gone(agent, incarnation) => self.gone(agent, incarnation),
             // It may have been started when all was mended.
             Event::Start if self.coordinator.up => {}
             Event::Start => self.start(),

@@ -6,7 +6,7 @@ use croft_scheduler::AgentId;
 use croft_scheduler::fleet::{Duty, Health};
 
 use super::agent::Life;
-use super::farm::{Event, Farm, Mended};
+use super::farm::{Breaks, Event, Farm, Mended};
 
 impl Farm {
     pub(super) fn fault(&mut self) {
@@ -14,7 +14,11 @@ impl Farm {
         let agent = ids[self.rng.usize(..ids.len())];
         let up = self.agents[&agent].life == Life::Up;
         let back = self.within(Duration::from_secs(60));
-        match self.rng.u32(..11) {
+        let which = match self.size.breaks {
+            Breaks::Anything => self.rng.u32(..12),
+            Breaks::NothingAgentsRestart => 11,
+        };
+        match which {
             0 if up => {
                 self.cut(agent);
                 self.agents.get_mut(&agent).expect("one of ours").die();
@@ -51,6 +55,20 @@ impl Farm {
                 }
             }
             10 => self.registry_away = self.registry_away.max(self.now + back),
+            11 if up && self.agents[&agent].linked && !self.agents[&agent].leaving => {
+                let one = self.agents.get_mut(&agent).expect("one of ours");
+                one.leaving = true;
+                let (connection, incarnation) = (one.connection, one.incarnation);
+                // Where nothing breaks it hears of all that was sent to it before anybody knew.
+                let least = match self.size.breaks {
+                    Breaks::Anything => Duration::ZERO,
+                    Breaks::NothingAgentsRestart => Duration::from_secs(7),
+                };
+                let limit = least + self.within(Duration::from_secs(10));
+                // That it leaves it says at once.
+                self.beats(agent, connection);
+                self.after(limit, Event::HandBack(agent, incarnation));
+            }
             9 if self.coordinator.up => {
                 self.coordinator.up = false;
                 self.coordinator.links.clear();
@@ -63,6 +81,29 @@ impl Farm {
                 self.after(wait, Event::Start);
             }
             _ => {}
+        }
+    }
+
+    /// An agent that was told to end has gone on for long enough: it gives back what it has.
+    pub(super) fn hand_back(&mut self, agent: AgentId, incarnation: u64) {
+        let one = self.agents.get_mut(&agent).expect("one of ours");
+        if one.incarnation != incarnation {
+            return;
+        }
+        let said = one.hand_back();
+        said.into_iter().for_each(|report| self.say(agent, report));
+        // It leaves the link when all is heard, if it has one.
+        let heard = self.arrival(agent, true) + Duration::from_millis(1);
+        self.at(heard, Event::Gone(agent, incarnation));
+    }
+
+    /// An agent that was told to end has ended, and is soon started again.
+    pub(super) fn gone(&mut self, agent: AgentId, incarnation: u64) {
+        if self.agents[&agent].incarnation == incarnation {
+            self.cut(agent);
+            self.agents.get_mut(&agent).expect("one of ours").die();
+            let back = self.millis(3000);
+            self.after(back, Event::Mend(agent, Mended::Return));
         }
     }
 

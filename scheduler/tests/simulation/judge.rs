@@ -93,6 +93,17 @@ pub fn published(books: &Books, id: BuildId) {
     }
 }
 
+/// Where nothing broke, the farm has nothing to blame itself for: agents that end say so in time.
+pub fn no_fault(books: &Books) {
+    for (id, attempt) in &books.attempts {
+        let innocent = matches!(
+            attempt.failure,
+            None | Some(FailureKind::Build | FailureKind::HandedBack)
+        );
+        assert!(innocent, "{id:?}: {:?}", attempt.failure);
+    }
+}
+
 /// What must be so when nothing more happens.
 pub fn over(books: &Books, budget: &FarmBudget) {
     assert!(

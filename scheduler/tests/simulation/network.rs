@@ -7,7 +7,7 @@ use croft_scheduler::{AgentId, AttemptId, BuildId, FailureKind, Timestamp};
 
 use super::agent::{Finish, Offer, Order, Report, Wait};
 use super::books::{Bound, Origin};
-use super::farm::{Event, Farm, Step};
+use super::farm::{Breaks, Event, Farm, Step};
 
 impl Farm {
     pub(super) fn linked(&self) -> Vec<AgentId> {
@@ -78,21 +78,28 @@ impl Farm {
     }
 
     pub(super) fn beat(&mut self, agent: AgentId, connection: u64) {
+        if self.beats(agent, connection) {
+            self.after(self.terms.heartbeat, Event::Beat(agent, connection));
+        }
+    }
+
+    /// Says how it is, if it has this connection still.
+    pub(super) fn beats(&mut self, agent: AgentId, connection: u64) -> bool {
         let lease = self.terms.lease;
         let one = self.agents.get_mut(&agent).expect("an agent of ours");
         one.expire(lease, self.now);
         self.settle(agent);
         let one = &self.agents[&agent];
         if !one.linked || one.connection != connection {
-            return;
+            return false;
         }
         let heartbeat = Report::Heartbeat {
             running: one.held(),
-            health: one.health,
+            health: one.says(),
             sent: self.now,
         };
         self.say(agent, heartbeat);
-        self.after(self.terms.heartbeat, Event::Beat(agent, connection));
+        true
     }
 
     pub(super) fn hears(&mut self, agent: AgentId, connection: u64, order: Order) {
@@ -233,7 +240,9 @@ impl Farm {
         let finish = match offer.fails {
             true => Finish::Failed(FailureKind::Build),
             // Now and then an engine just fails.
-            false if self.stormy && self.rng.u32(..30) == 0 => Finish::Failed(FailureKind::Farm),
+            false if self.engines_fail() && self.rng.u32(..30) == 0 => {
+                Finish::Failed(FailureKind::Farm)
+            }
             false => Finish::Done,
         };
         for (output, exported) in offer.outputs.iter().copied() {
@@ -250,6 +259,10 @@ impl Farm {
             offer.work + Duration::from_millis(1),
             step(Step::Finish(finish)),
         );
+    }
+
+    fn engines_fail(&self) -> bool {
+        self.stormy && self.size.breaks == Breaks::Anything
     }
 
     pub(super) fn step(

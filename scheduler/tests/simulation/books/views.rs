@@ -110,7 +110,7 @@ impl Books {
             let counted = match attempt.failure {
                 Some(FailureKind::Farm) => Some(&mut failed_on),
                 Some(FailureKind::Registry) => Some(&mut over_registry),
-                Some(FailureKind::Build) | None => None,
+                Some(FailureKind::Build | FailureKind::HandedBack) | None => None,
             };
             if let Some(counted) = counted.filter(|_| other == number) {
                 *counted.entry(attempt.agent).or_default() += 1;
