@@ -47,6 +47,11 @@ impl Stop {
         self.token.cancel();
     }
 
+    /// Whether the attempt has to stop.
+    fn is_requested(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     /// Waits until the attempt has to stop.
     pub async fn requested(&self) -> StopReason {
         self.token.cancelled().await;
@@ -146,8 +151,9 @@ impl Ledger {
         if inner.attempts.contains_key(&offer.attempt) {
             return Err(Refusal::Known);
         }
-        let running = inner.attempts.values().filter(|entry| !entry.finished);
-        if running.count() >= self.slots.saturating_mul(AHEAD_FACTOR) {
+        // The coordinator doesn't count what it has told to stop.
+        let runs = |entry: &&Entry| !entry.finished && !entry.stop.is_requested();
+        if inner.attempts.values().filter(runs).count() >= self.slots.saturating_mul(AHEAD_FACTOR) {
             return Err(Refusal::NoSlot);
         }
         let stop = Stop::default();
@@ -403,6 +409,10 @@ mod tests {
         assert_eq!(ledger.accept(&offer("b"), now).err(), Some(Refusal::NoSlot));
         ledger.finish(&id("a"), done());
         ledger.accept(&offer("b"), now).expect("a free slot");
+        assert_eq!(ledger.accept(&offer("c"), now).err(), Some(Refusal::NoSlot));
+        // What was told to stop may take a moment over it.
+        ledger.cancel(&id("b"), "no longer needed");
+        ledger.accept(&offer("c"), now).expect("a free slot");
     }
 
     #[test]
