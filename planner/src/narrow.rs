@@ -13,6 +13,7 @@ use crate::{
     NarrowPath, Narrowing, OpId,
     graph::Graph,
     op::{Op, decode},
+    sources::Varies,
 };
 
 /// What an op needs of one of its inputs.
@@ -135,8 +136,10 @@ pub(crate) fn cuts(
         let shared = cut_apart(graph, &needs).unwrap_or_else(|| {
             let takers: BTreeSet<OpId> = needs.into_keys().collect();
             let cut = match graph.ops[op.index()].facts.varies {
-                None => Cut::Whole,
-                Some(_) => Cut::all_of_a_source(takers.iter().copied()),
+                None | Some(Varies::ByTag) => Cut::Whole,
+                Some(Varies::ByTime | Varies::ReadOnce) => {
+                    Cut::all_of_a_source(takers.iter().copied())
+                }
             };
             vec![Shared { cut, takers }]
         });

@@ -71,9 +71,12 @@ pub fn source(identifier: &str, attrs: &[(&str, &str)], of: Option<&str>) -> Mad
     )
 }
 
+/// The digest of the image that all tests begin with.
+const BASE: &str = "sha256:00000000000000000000000000000000000000000000000000000000000000ba";
+
 pub fn image(of: &str) -> Made {
     source(
-        "docker-image://docker.io/library/base:latest",
+        &format!("docker-image://docker.io/library/base:latest@{BASE}"),
         &[],
         Some(of),
     )
