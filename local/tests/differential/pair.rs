@@ -18,7 +18,7 @@ use crate::{
         BUILDER, Buildx, Context, Finished, Repository,
         engine::alone,
         farm, process,
-        words::{ending, normal},
+        words::{excerpt_and_error, normal},
     },
 };
 
@@ -142,7 +142,8 @@ impl Pair {
 
     fn failed_alike(&self, one: &Finished, two: &Finished) -> Result<Agreed, String> {
         let [farm, plain] = [one, two].map(|finished| normal(finished, self.farm));
-        let ([excerpt, error], [plain_excerpt, plain_error]) = (words(&farm), words(&plain));
+        let ([excerpt, error], [plain_excerpt, plain_error]) =
+            (excerpt_and_error(&farm), excerpt_and_error(&plain));
         // An engine sometimes leaves the excerpt out when several platforms fail by the same step.
         let is_same = error == plain_error
             && (plain_excerpt.is_empty() || excerpt == plain_excerpt)
@@ -155,19 +156,6 @@ impl Pair {
             one.status, two.status
         ))
     }
-}
-
-/// The excerpt of the Dockerfile, if there is one, and the error. What is above, a step's last words, is of the platform that happened
-/// to fail first.
-fn words(text: &str) -> [&str; 2] {
-    let ending = ending(text);
-    let error = ending.rfind("ERROR: ").unwrap_or(0);
-    let (above, error) = ending.split_at(error);
-    let rule = above.find("--------------------\n").unwrap_or(0);
-    // The line above says where in the Dockerfile.
-    let start = above[..rule].trim_end().rfind('\n').map_or(0, |at| at + 1);
-    let excerpt = if rule == 0 { "" } else { &above[start..] };
-    [excerpt, error]
 }
 
 fn told(differences: &[String]) -> Result<(), String> {
@@ -206,15 +194,4 @@ impl Build<'_> {
         };
         command
     }
-}
-
-#[test]
-fn of_a_failure_the_excerpt_and_the_error_are_compared() {
-    let excerpt = "Dockerfile:2\n--------------------\n 2 | >>> RUN x\n--------------------\n";
-    let step = "#1 x\n------\n > [linux/amd64 2/2] RUN x:\nT said\n------\n";
-    let error = "ERROR: it failed\n";
-    assert_eq!(words(&format!("{step}{excerpt}{error}")), [excerpt, error]);
-    assert_eq!(words(&format!("{step}{error}")), ["", error]);
-    assert_eq!(words(&format!("#1 x\n{excerpt}{error}")), [excerpt, error]);
-    assert_eq!(words(&format!("#1 x\n{error}")), ["", error]);
 }

@@ -17,6 +17,7 @@ mod examples;
 mod from_scratch;
 mod instructions;
 mod large_context;
+mod missing;
 mod narrowing;
 mod options;
 mod output;

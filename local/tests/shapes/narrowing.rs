@@ -1,11 +1,7 @@
 //! What travels from agent to agent is what is read there and no more, and it looks there as it does on one engine.
 
 use crate::support::{
-    Buildx, Context, Published, Repository,
-    engine::alone,
-    farm, farm_of, process,
-    registry::repositories,
-    words::{ending, normal},
+    Buildx, Context, Published, Repository, engine::alone, farm, process, registry::repositories,
 };
 
 const TARGET: &str = "linux/arm64";
@@ -144,56 +140,4 @@ fn what_nobody_reads_stays_where_it_was_made() {
         packed(&image).iter().all(|layer| layer.ends_with("+gzip")),
         "{image:?}"
     );
-}
-
-/// What is said of a path that isn't there, through the farm and by one engine.
-#[track_caller]
-fn said_of_missing(reads: &str) {
-    let farm = farm();
-    let buildx = Buildx::of(farm);
-    let context = Context::new(&format!(
-        "FROM --platform=linux/amd64 busybox AS builder\nRUN : $NONCE && mkdir /out && echo > /out/there\n\
-         FROM busybox\nRUN : own-$NONCE\nCOPY --from=builder /out/there /there\n{reads}\nRUN : last-$NONCE\n"
-    ));
-    let arguments = ["--platform", TARGET, "--output", "type=cacheonly"];
-    let through = buildx.build(&context).args(arguments).run().failed();
-    let build = ["build", "--progress", "plain", "--provenance=false"];
-    let mut past = alone(&buildx, farm.agents()[0].engine(), build);
-    past.args(arguments).arg(context.path());
-    let past = process::run(past);
-    let [farm, plain] = [&through.finished, &past].map(|finished| normal(finished, farm));
-    assert_eq!(ending(&farm), ending(&plain), "\n{farm}\n{plain}");
-    assert!(ending(&farm).contains(">>> "), "{farm}");
-}
-
-#[test]
-fn a_path_that_is_missing_on_the_agent_that_holds_the_rest_ends_the_build() {
-    let farm = farm_of("amd64,amd64", &["--slots", "1"]);
-    let buildx = Buildx::of(&farm);
-    // The first target fills the agent that has the result, so that the second has to fetch its part of it.
-    let context = Context::new(
-        "FROM --platform=$BUILDPLATFORM busybox AS builder\nRUN : $NONCE && echo > /amd64\n\
-         FROM --platform=$BUILDPLATFORM busybox AS cross\nARG TARGETARCH\n\
-         COPY --from=builder /$TARGETARCH /x\nRUN : cross-$NONCE && sleep 600\n\
-         FROM scratch\nCOPY --from=cross /x /x\n",
-    );
-    let failed = buildx
-        .build(&context)
-        .platforms(&["linux/amd64", "linux/arm64"])
-        .run()
-        .failed();
-    let said = ending(failed.progress());
-    assert!(
-        said.contains("\"/arm64\": not found"),
-        "{}",
-        failed.progress()
-    );
-    assert!(said.contains(">>> COPY --from=builder"), "{said}");
-}
-
-#[test]
-fn a_missing_path_is_the_readers_mistake() {
-    said_of_missing("COPY --from=builder /out/missing /x");
-    said_of_missing("COPY --from=builder /nowhere/*.so /x/");
-    said_of_missing("RUN --mount=type=bind,from=builder,source=/missing,target=/mnt ls /mnt");
 }

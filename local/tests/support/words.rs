@@ -35,6 +35,19 @@ pub fn ending(text: &str) -> &str {
     ""
 }
 
+/// The excerpt of the Dockerfile, if there is one, and the error. What is above, a step's last words, is of the platform that happened
+/// to fail first.
+pub fn excerpt_and_error(text: &str) -> [&str; 2] {
+    let ending = ending(text);
+    let error = ending.rfind("ERROR: ").unwrap_or(0);
+    let (above, error) = ending.split_at(error);
+    let rule = above.find("--------------------\n").unwrap_or(0);
+    // The line above says where in the Dockerfile.
+    let start = above[..rule].trim_end().rfind('\n').map_or(0, |at| at + 1);
+    let excerpt = if rule == 0 { "" } else { &above[start..] };
+    [excerpt, error]
+}
+
 fn normal_line(line: &str) -> String {
     // Two calls of the client's fail with the same error, and it tells of the one that it hears of first.
     let line = line.replace("failed to run Build function: ", "failed to solve: ");
@@ -116,4 +129,21 @@ fn only_what_may_differ_is_replaced() {
     );
     assert_eq!(ending("a\n------\n > b\n"), "------\n > b\n");
     assert_eq!(ending("a\nERROR: x\n"), "ERROR: x\n");
+}
+
+#[test]
+fn of_a_failure_the_excerpt_and_the_error_are_compared() {
+    let excerpt = "Dockerfile:2\n--------------------\n 2 | >>> RUN x\n--------------------\n";
+    let step = "#1 x\n------\n > [linux/amd64 2/2] RUN x:\nT said\n------\n";
+    let error = "ERROR: it failed\n";
+    assert_eq!(
+        excerpt_and_error(&format!("{step}{excerpt}{error}")),
+        [excerpt, error]
+    );
+    assert_eq!(excerpt_and_error(&format!("{step}{error}")), ["", error]);
+    assert_eq!(
+        excerpt_and_error(&format!("#1 x\n{excerpt}{error}")),
+        [excerpt, error]
+    );
+    assert_eq!(excerpt_and_error(&format!("#1 x\n{error}")), ["", error]);
 }
