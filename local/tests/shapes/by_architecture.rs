@@ -49,6 +49,10 @@ FROM ${ARCH}$NONCE-base
 RUN : old-$NONCE && uname -m > /machine
 ";
 
+const OLD_PLAN: &str = "\
+0 target on ARCH for ARCH: [2/2]
+";
+
 /// busybox for one platform only, in a repository of its own.
 fn base(farm: &Farm, path: &str, platform: &str) {
     let registry = farm.registry();
@@ -168,7 +172,7 @@ fn builds_of_one_architecture_each_are_joined_by_the_user_s_own_tools() {
     let mut create = buildx.command(["imagetools", "create", "--tag", &repository.tag("latest")]);
     for (platform, prefix) in &prefixes {
         let tag = repository.tag(platform.trim_start_matches("linux/"));
-        buildx
+        let built = buildx
             .build(&context)
             .platforms(&[platform])
             .args(["--build-arg", &format!("ARCH={prefix}")])
@@ -176,6 +180,8 @@ fn builds_of_one_architecture_each_are_joined_by_the_user_s_own_tools() {
             .run()
             .succeeded();
         create.arg(tag);
+        let short = platform.trim_start_matches("linux/");
+        built.plan().check(&OLD_PLAN.replace("ARCH", short));
     }
     process::run(create).succeeded();
 

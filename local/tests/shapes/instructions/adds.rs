@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::published;
+use super::{published, ran_on_each};
 use crate::support::{
     Buildx, Context, PLATFORMS, engine::runs, farm, git::Git, machine, process, web::Web,
 };
@@ -33,6 +33,18 @@ ADD --unpack=false archive.tar.gz /kept/
 COPY archive.tar.gz /copied/
 COPY --from=builder /both /
 RUN : after-$NONCE && cmp /fetched /linked/file && cmp /packed/archive.tar.gz /copied/archive.tar.gz
+";
+
+const ADDS_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 builder 4/4]
+1 target on amd64 for amd64: [linux/amd64 stage-1  2/11]
+2 target on arm64 for arm64: [linux/arm64 stage-1  2/11]
+3 target on ppc64le for ppc64le: [linux/ppc64le stage-1  2/11]
+4 target on s390x for s390x: [linux/s390x stage-1  2/11]
+5 target on amd64 for amd64 after 0,1: [linux/amd64 stage-1 11/11]
+6 target on arm64 for arm64 after 0,2,5: [linux/arm64 stage-1 11/11]
+7 target on ppc64le for ppc64le after 0,3,5: [linux/ppc64le stage-1 11/11]
+8 target on s390x for s390x after 0,4,5: [linux/s390x stage-1 11/11]
 ";
 
 #[test]
@@ -83,8 +95,9 @@ fn archives_are_unpacked_and_urls_fetched_wherever_they_are_needed() {
     let shared = runs(farm(), &format!("shared-{}", context.nonce));
     let plan = built.plan();
     assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
-    let after = runs(farm(), &format!("after-{}", context.nonce));
-    assert_eq!(after.len(), 4, "{after:?}");
+    ran_on_each(&context, "target");
+    ran_on_each(&context, "after");
+    plan.check_stages(ADDS_PLAN);
 }
 
 const CHANGING: &str = "\
@@ -93,6 +106,13 @@ ARG WEB
 ADD $WEB/file /one
 RUN : target-$NONCE && uname -m > /machine && cp /one /seen
 ADD $WEB/file /two
+";
+
+const CHANGING_PLAN: &str = "\
+0 target on amd64 for amd64: linux/amd64 3/4 … 4/4
+1 target on arm64 for arm64 after 0: linux/arm64 3/4 … 4/4
+2 target on ppc64le for ppc64le after 0: linux/ppc64le 3/4 … 4/4
+3 target on s390x for s390x after 0: linux/s390x 3/4 … 4/4
 ";
 
 #[test]
@@ -106,12 +126,14 @@ fn a_url_that_changes_while_it_is_built_gives_every_platform_the_same() {
     });
     let argument = format!("--build-arg=WEB={}", web.address());
     let buildx = Buildx::of(farm());
-    let (_, images) = published(&buildx, "changing", &context, &[&argument]);
+    let (built, images) = published(&buildx, "changing", &context, &[&argument]);
     let all: BTreeSet<_> = images
         .iter()
         .flat_map(|image| ["/one", "/seen", "/two"].map(|path| image.file(path)))
         .collect();
     assert_eq!(all.len(), 1, "{all:?} {:?}", web.served());
+    ran_on_each(&context, "target");
+    built.plan().check_stages(CHANGING_PLAN);
     let gets = web.served().into_iter().filter(|one| one == "GET /file");
     assert_eq!(gets.count(), 1, "{:?}", web.served());
 }
@@ -146,13 +168,25 @@ RUN : target-$NONCE && uname -m > /machine && cat /main/.git/HEAD > /head
 COPY --from=builder /shared /
 ";
 
+const GIT_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 builder 3/3]
+1 target on amd64 for amd64: [linux/amd64 stage-1 4/5]
+2 target on arm64 for arm64 after 1: [linux/arm64 stage-1 4/5]
+3 target on ppc64le for ppc64le after 1: [linux/ppc64le stage-1 4/5]
+4 target on s390x for s390x after 1: [linux/s390x stage-1 4/5]
+5 target on any (amd64) for amd64 after 0,1: [linux/amd64 stage-1 5/5]
+6 target on any (arm64) for arm64 after 0,2: [linux/arm64 stage-1 5/5]
+7 target on any (ppc64le) for ppc64le after 0,3: [linux/ppc64le stage-1 5/5]
+8 target on any (s390x) for s390x after 0,4: [linux/s390x stage-1 5/5]
+";
+
 #[test]
 fn a_git_repository_is_fetched_with_its_branch_tag_and_folder() {
     let buildx = Buildx::of(farm());
     let context = Context::new(GIT);
     let git = Git::serve(&context.nonce);
     let argument = format!("--build-arg=GIT={}", git.address());
-    let (_, images) = published(&buildx, "git", &context, &[&argument]);
+    let (built, images) = published(&buildx, "git", &context, &[&argument]);
     for (platform, image) in PLATFORMS.iter().zip(&images) {
         assert_eq!(image.file("/machine"), machine(platform));
         assert_eq!(image.file("/head"), git.head);
@@ -165,4 +199,9 @@ fn a_git_repository_is_fetched_with_its_branch_tag_and_folder() {
         assert_eq!(image.owner_and_mode("first/sub/file"), "-rw-r--r-- 5/6");
         assert!(image.has("/main/.git") && !image.has("/first/.git"));
     }
+    ran_on_each(&context, "target");
+    let plan = built.plan();
+    let shared = runs(farm(), &format!("shared-{}", context.nonce));
+    assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
+    plan.check_stages(GIT_PLAN);
 }

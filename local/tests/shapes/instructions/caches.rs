@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{SINGLE, published, published_for};
+use super::{SINGLE, published, published_for, ran_on_each};
 use crate::support::{Buildx, Context, PLATFORMS, engine::runs, farm};
 
 /// `$1` waits until `$2` is there, for 20 s at most.
@@ -38,6 +38,14 @@ FROM scratch
 COPY --from=builder /left /right /both.txt /after /
 ";
 
+const SHARING_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: linux/amd64 left 1/1, linux/amd64 right 1/1, linux/amd64 after 3/3
+1 target on amd64 for amd64 after 0: linux/amd64 builder 2/2, linux/amd64 stage-5 1/1
+2 cross on amd64 for arm64 after 0: linux/amd64->arm64 builder 2/2, linux/arm64 stage-5 1/1
+3 cross on amd64 for ppc64le after 0: linux/amd64->ppc64le builder 2/2, linux/ppc64le stage-5 1/1
+4 cross on amd64 for s390x after 0: linux/amd64->s390x builder 2/2, linux/s390x stage-5 1/1
+";
+
 #[test]
 fn shared_caches_are_one_directory_private_ones_are_not_and_both_stay_for_later_stages() {
     let buildx = Buildx::of(farm());
@@ -55,6 +63,7 @@ fn shared_caches_are_one_directory_private_ones_are_not_and_both_stay_for_later_
         let ran = runs(farm(), &format!("{step}-{}", context.nonce));
         assert_eq!(ran, [(agent.to_owned(), times)], "{step}: {plan:#?}");
     }
+    plan.check_stages(SHARING_PLAN);
 }
 
 /// Two stages of one build on the build platform that have nothing in common but a cache: the one is for all platforms, the other for each.
@@ -67,6 +76,19 @@ FROM busybox
 RUN --mount=type=cache,id=$NONCE-target,target=/c : target-$NONCE && ls -A /c > /empty && uname -m > /c/seen
 RUN --mount=type=cache,id=$NONCE-target,target=/c : again-$NONCE && cp /c/seen /seen
 COPY --from=builder /turns /
+";
+
+const LOCKED_PLAN: &str = "\
+0 target on amd64 for amd64: linux/amd64 stage-1 2/4 … 4/4, linux/amd64 builder 2/2
+1 cross on amd64 for arm64: [linux/amd64->arm64 builder 2/2]
+2 target on arm64 for arm64: linux/arm64 stage-1 2/4 … 3/4
+3 cross on amd64 for ppc64le: [linux/amd64->ppc64le builder 2/2]
+4 target on ppc64le for ppc64le: linux/ppc64le stage-1 2/4 … 3/4
+5 cross on amd64 for s390x: [linux/amd64->s390x builder 2/2]
+6 target on s390x for s390x: linux/s390x stage-1 2/4 … 3/4
+7 target on any (arm64) for arm64 after 1,2: [linux/arm64 stage-1 4/4]
+8 target on any (ppc64le) for ppc64le after 3,4: [linux/ppc64le stage-1 4/4]
+9 target on any (s390x) for s390x after 5,6: [linux/s390x stage-1 4/4]
 ";
 
 #[test]
@@ -94,6 +116,9 @@ fn a_locked_cache_is_held_by_one_command_at_a_time_and_keeps_its_stages_on_one_a
     let ran = runs(farm(), &format!("locked-{}", context.nonce));
     assert_eq!(ran.len(), 1, "{ran:?} {:#?}", built.plan());
     assert_eq!(ran[0].1, 4);
+    ran_on_each(&context, "target");
+    ran_on_each(&context, "again");
+    built.plan().check_stages(LOCKED_PLAN);
 }
 
 const KEPT: &str = "\
@@ -103,14 +128,24 @@ RUN --mount=type=cache,id=$NONCE-kept,target=/c : kept-$NONCE && echo $ROUND >> 
 RUN --mount=type=cache,target=/$NONCE/unnamed echo $ROUND >> /$NONCE/unnamed/rounds && cp /$NONCE/unnamed/rounds /unnamed
 ";
 
+const KEPT_PLAN: &str = "\
+0 target on arm64 for arm64: linux/arm64 stage-0 2/3 … 3/3
+1 target on s390x for s390x: linux/s390x stage-0 2/3 … 3/3
+";
+
 #[test]
 fn a_cache_is_there_again_in_the_next_build_of_each_platform() {
     let buildx = Buildx::of(farm());
     let context = Context::new(KEPT);
     published_for(SINGLE, &buildx, "kept", &context, &["--build-arg=ROUND=1"]);
-    let (_, images) = published_for(SINGLE, &buildx, "kept", &context, &["--build-arg=ROUND=2"]);
+    let (built, images) =
+        published_for(SINGLE, &buildx, "kept", &context, &["--build-arg=ROUND=2"]);
     for image in &images {
         assert_eq!(image.file("/rounds"), "1\n2");
         assert_eq!(image.file("/unnamed"), "1\n2");
     }
+    let ran = runs(farm(), &format!("kept-{}", context.nonce));
+    let twice = ["arm64-1", "s390x-1"].map(|agent| (agent.to_owned(), 2));
+    assert_eq!(ran, twice);
+    built.plan().check_stages(KEPT_PLAN);
 }

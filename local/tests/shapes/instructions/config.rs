@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::published;
+use super::{published, ran_on_each};
 use crate::support::{Buildx, Context, PLATFORMS, Repository, engine::runs, farm, machine};
 
 /// Pushed for all platforms as a base, so that what it says on building is done in another build.
@@ -40,6 +40,13 @@ ENTRYPOINT exec said
 CMD [\"one\", \"two words\"]
 ";
 
+const CONFIG_PLAN: &str = "\
+0 target on amd64 for amd64: linux/amd64 3/9 … 8/9
+1 target on arm64 for arm64 after 0: linux/arm64 3/9 … 8/9
+2 target on ppc64le for ppc64le after 0: linux/ppc64le 3/9 … 8/9
+3 target on s390x for s390x after 0: linux/s390x 3/9 … 8/9
+";
+
 #[test]
 fn an_image_s_config_and_what_its_base_wants_done_are_right_on_every_platform() {
     let farm = farm();
@@ -53,7 +60,7 @@ fn an_image_s_config_and_what_its_base_wants_done_are_right_on_every_platform() 
 
     let context = Context::new(CONFIG).file("input", "input");
     let argument = format!("--build-arg=BASE={tag}");
-    let (_, images) = published(&buildx, "config", &context, &[&argument]);
+    let (built, images) = published(&buildx, "config", &context, &[&argument]);
 
     for (platform, image) in PLATFORMS.iter().zip(&images) {
         let architecture = platform.trim_start_matches("linux/");
@@ -75,9 +82,10 @@ fn an_image_s_config_and_what_its_base_wants_done_are_right_on_every_platform() 
         assert_eq!(image.config["author"], "somebody");
     }
     for step in ["shell", "user"] {
-        let ran = runs(farm, &format!("{step}-{}", context.nonce));
-        assert_eq!(ran.len(), 4, "{step}: {ran:?}");
+        ran_on_each(&context, step);
     }
+    ran_on_each(&base, "onbuild");
+    built.plan().check_stages(CONFIG_PLAN);
 }
 
 fn expected(architecture: &str, nonce: &str) -> Value {

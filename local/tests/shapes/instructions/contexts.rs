@@ -1,6 +1,6 @@
 //! What a build is told from outside: arguments, its target, named contexts, what to leave out, and which caches not to use.
 
-use super::{SINGLE, published, published_for};
+use super::{SINGLE, published, published_for, ran_on_each};
 use crate::support::{Buildx, Context, PLATFORMS, Repository, engine::runs, farm, layout, machine};
 
 const NAMED: &str = "\
@@ -17,6 +17,18 @@ COPY --from=layout /own /layout
 COPY kept /kept/
 FROM wanted AS unwanted
 RUN false
+";
+
+const NAMED_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 builder 3/3]
+1 target on amd64 for amd64: [linux/amd64 wanted 1/5]
+2 target on arm64 for arm64: [linux/arm64 wanted 1/5]
+3 target on ppc64le for ppc64le: [linux/ppc64le wanted 1/5]
+4 target on s390x for s390x: [linux/s390x wanted 1/5]
+5 target on any (amd64) for amd64 after 0,1: [linux/amd64 wanted 4/5]
+6 target on any (arm64) for arm64 after 0,2,5: [linux/arm64 wanted 4/5]
+7 target on any (ppc64le) for ppc64le after 0,3,5: [linux/ppc64le wanted 4/5]
+8 target on any (s390x) for s390x after 0,4,5: [linux/s390x wanted 4/5]
 ";
 
 #[test]
@@ -64,7 +76,8 @@ fn named_contexts_are_folders_images_and_layouts_for_every_platform() {
     let shared = runs(farm, &format!("shared-{}", context.nonce));
     let plan = built.plan();
     assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
-    assert_eq!(runs(farm, &format!("target-{}", context.nonce)).len(), 4);
+    ran_on_each(&context, "target");
+    plan.check_stages(NAMED_PLAN);
 }
 
 /// The tag of an image of all platforms in the farm's registry.
@@ -99,12 +112,22 @@ COPY --from=early /early /
 COPY --from=late /late /
 ";
 
+const TWO_STAGES_PLAN: &str = "\
+0 shared on arm64 for arm64,s390x: [linux/arm64 early 2/2]
+1 shared on arm64 for arm64,s390x: [linux/arm64 late 2/2]
+2 target on arm64 for arm64: [linux/arm64 stage-2 2/4]
+3 target on s390x for s390x: [linux/s390x stage-2 2/4]
+4 target on any (arm64) for arm64 after 0,1,2: [linux/arm64 stage-2 4/4]
+5 target on any (s390x) for s390x after 0,1,3: [linux/s390x stage-2 4/4]
+";
+
 #[test]
 fn what_may_come_from_a_cache_is_what_the_user_says() {
     let buildx = Buildx::of(farm());
     let context = Context::new(TWO_STAGES);
     let build = |arguments: &[&str]| {
-        let (_, images) = published_for(SINGLE, &buildx, "cached", &context, arguments);
+        let (built, images) = published_for(SINGLE, &buildx, "cached", &context, arguments);
+        built.plan().check_stages(TWO_STAGES_PLAN);
         let shared = |path: &str| {
             let found = images.each_ref().map(|image| image.file(path));
             assert!(found.iter().all(|one| *one == found[0]), "{found:?}");

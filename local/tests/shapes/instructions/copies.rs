@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use super::published;
+use super::{published, ran_on_each};
 use crate::support::{Buildx, Context, PLATFORMS, engine::runs, farm, machine};
 
 const COPIES: &str = "\
@@ -22,6 +22,18 @@ COPY --from=builder /out/d* /wild/
 COPY --exclude=*.md --exclude=drop --link sub /context/
 COPY [\"sub/./kept\", \"sub/with space\", \"/several/\"]
 RUN : after-$NONCE && cat /named/b /linked/b && stat -c '%U' /named/b > /owner
+";
+
+const COPIES_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 builder 2/2]
+1 target on amd64 for amd64: [linux/amd64 stage-1  2/12]
+2 target on arm64 for arm64: [linux/arm64 stage-1  2/12]
+3 target on ppc64le for ppc64le: [linux/ppc64le stage-1  2/12]
+4 target on s390x for s390x: [linux/s390x stage-1  2/12]
+5 target on amd64 for amd64 after 0,1: [linux/amd64 stage-1 12/12]
+6 target on arm64 for arm64 after 0,2,5: [linux/arm64 stage-1 12/12]
+7 target on ppc64le for ppc64le after 0,3,5: [linux/ppc64le stage-1 12/12]
+8 target on s390x for s390x after 0,4,5: [linux/s390x stage-1 12/12]
 ";
 
 #[test]
@@ -70,19 +82,15 @@ fn copies_keep_or_get_owners_modes_and_links_and_leave_out_what_they_are_told_to
             assert!(!image.has(dropped), "{platform}: {dropped}");
         }
     }
-    let once = |step: &str| runs(farm(), &format!("{step}-{}", context.nonce));
     let plan = built.plan();
     assert_eq!(
-        once("builder"),
+        runs(farm(), &format!("builder-{}", context.nonce)),
         [(plan.of_kind("shared")[0].agent().to_owned(), 1)]
     );
     for step in ["target", "after"] {
-        let ran = once(step);
-        assert!(
-            ran.len() == 4 && ran.iter().all(|(_, times)| *times == 1),
-            "{ran:?}"
-        );
+        ran_on_each(&context, step);
     }
+    plan.check_stages(COPIES_PLAN);
 }
 
 const DOCUMENTS: &str = "\
@@ -93,12 +101,13 @@ $WORD
 first.txt
 $WORD
 second.txt
-RUN <<one cat > /shared
+RUN <<one cat > /shared && : shared-$NONCE
 shared $NONCE
 one
 ARG TARGETARCH
 RUN <<EOF
 set -e
+: cross-$NONCE
 word=cross
 echo $word $TARGETARCH > /cross
 EOF
@@ -111,17 +120,32 @@ RUN <<EOF
 #!/bin/sh -e
 said > /machine
 EOF
-RUN --network=none <<EOF sh
+RUN --network=none <<EOF sh && : target-$NONCE
 ip -o link | grep -vc ' lo: ' > /links || true
 EOF
 COPY --from=builder /documents /shared /cross /
+";
+
+const DOCUMENTS_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 builder 3/4]
+1 target on amd64 for amd64: linux/amd64 stage-1 3/5 … 4/5
+2 target on arm64 for arm64: linux/arm64 stage-1 3/5 … 4/5
+3 target on ppc64le for ppc64le: linux/ppc64le stage-1 3/5 … 4/5
+4 target on s390x for s390x: linux/s390x stage-1 3/5 … 4/5
+5 target on amd64 for amd64 after 0,1: linux/amd64 builder 4/4, linux/amd64 stage-1 5/5
+6 cross on amd64 for arm64 after 0: [linux/amd64->arm64 builder 4/4]
+7 cross on amd64 for ppc64le after 0: [linux/amd64->ppc64le builder 4/4]
+8 cross on amd64 for s390x after 0: [linux/amd64->s390x builder 4/4]
+9 target on any (arm64) for arm64 after 2,6: [linux/arm64 stage-1 5/5]
+10 target on any (ppc64le) for ppc64le after 3,7: [linux/ppc64le stage-1 5/5]
+11 target on any (s390x) for s390x after 4,8: [linux/s390x stage-1 5/5]
 ";
 
 #[test]
 fn documents_in_the_dockerfile_are_files_and_scripts_on_every_platform() {
     let buildx = Buildx::of(farm());
     let context = Context::new(DOCUMENTS);
-    let (_, images) = published(&buildx, "documents", &context, &[]);
+    let (built, images) = published(&buildx, "documents", &context, &[]);
     for (platform, image) in PLATFORMS.iter().zip(&images) {
         assert_eq!(image.file("/first.txt"), context.nonce);
         assert_eq!(image.file("/second.txt"), "$WORD");
@@ -132,4 +156,13 @@ fn documents_in_the_dockerfile_are_files_and_scripts_on_every_platform() {
         assert_eq!(image.file("/machine"), machine(platform));
         assert_eq!(image.file("/links"), "0");
     }
+    let plan = built.plan();
+    let agent = plan.of_kind("shared")[0].agent();
+    let ran = |step: &str| runs(farm(), &format!("{step}-{}", context.nonce));
+    assert_eq!(ran("shared"), [(agent.to_owned(), 1)]);
+    let cross = ran("cross");
+    assert!(cross.iter().all(|(agent, _)| agent.starts_with("amd64-")));
+    assert_eq!(cross.iter().map(|(_, times)| times).sum::<usize>(), 4);
+    ran_on_each(&context, "target");
+    plan.check_stages(DOCUMENTS_PLAN);
 }

@@ -11,7 +11,7 @@ mod mounts;
 mod syntax;
 mod warnings;
 
-use crate::support::{Buildx, Built, Context, Image, PLATFORMS, Repository, farm};
+use crate::support::{Buildx, Built, Context, Image, PLATFORMS, Repository, engine::runs, farm};
 
 /// Platforms that have one agent each: a build there finds what an earlier one left, while of two agents it may take the other.
 const SINGLE: [&str; 2] = ["linux/arm64", "linux/s390x"];
@@ -47,4 +47,15 @@ fn published_for<const N: usize>(
     assert_eq!(published.platforms(), platforms);
     assert_eq!(published.digest, built.digest());
     (built, platforms.map(|platform| published.image(platform)))
+}
+
+/// By the engines' own records, this step of a build for all four platforms ran once for each, on an agent of it.
+#[track_caller]
+fn ran_on_each(context: &Context, step: &str) {
+    let ran = runs(farm(), &format!("{step}-{}", context.nonce));
+    assert_eq!(ran.len(), PLATFORMS.len(), "{step}: {ran:?}");
+    for (platform, (agent, times)) in PLATFORMS.iter().zip(&ran) {
+        let is_right = agent.starts_with(platform.trim_start_matches("linux/")) && *times == 1;
+        assert!(is_right, "{step}: {ran:?}");
+    }
 }

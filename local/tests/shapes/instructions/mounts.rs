@@ -4,7 +4,7 @@ use std::fs;
 
 use sha2::{Digest as _, Sha256};
 
-use super::published;
+use super::{published, ran_on_each};
 use crate::support::{
     Buildx, Context, PLATFORMS,
     engine::runs,
@@ -30,6 +30,18 @@ RUN --mount=type=bind,from=tools,source=/tools,target=/t \\
 RUN --mount=type=bind,from=tools,source=/tools,target=/t cmp /t/deep/random /random
 ";
 
+const BINDS_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 tools 2/2]
+1 target on amd64 for amd64: [linux/amd64 own 2/2]
+2 target on arm64 for arm64: [linux/arm64 own 2/2]
+3 target on ppc64le for ppc64le: [linux/ppc64le own 2/2]
+4 target on s390x for s390x: [linux/s390x own 2/2]
+5 target on amd64 for amd64 after 0,1: linux/amd64 stage-2 2/3 … 3/3
+6 target on arm64 for arm64 after 0,2,5: linux/arm64 stage-2 2/3 … 3/3
+7 target on ppc64le for ppc64le after 0,3,5: linux/ppc64le stage-2 2/3 … 3/3
+8 target on s390x for s390x after 0,4,5: linux/s390x stage-2 2/3 … 3/3
+";
+
 #[test]
 fn bound_files_come_from_stages_of_any_platform_and_from_the_context_and_keep_nothing() {
     let buildx = Buildx::of(farm());
@@ -50,9 +62,9 @@ fn bound_files_come_from_stages_of_any_platform_and_from_the_context_and_keep_no
         [(built.plan().of_kind("shared")[0].agent().to_owned(), 1)]
     );
     for step in ["own", "used"] {
-        let ran = runs(farm(), &format!("{step}-{}", context.nonce));
-        assert_eq!(ran.len(), 4, "{step}: {ran:?}");
+        ran_on_each(&context, step);
     }
+    built.plan().check_stages(BINDS_PLAN);
 }
 
 const SECRETS: &str = "\
@@ -69,6 +81,21 @@ RUN --mount=type=secret,id=word,uid=65534 --mount=type=secret,id=absent : target
 COPY --from=builder /shared /cross /stat /
 ";
 
+const SECRETS_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 builder 2/3]
+1 target on amd64 for amd64: [linux/amd64 stage-1 3/4]
+2 target on arm64 for arm64: [linux/arm64 stage-1 3/4]
+3 target on ppc64le for ppc64le: [linux/ppc64le stage-1 3/4]
+4 target on s390x for s390x: [linux/s390x stage-1 3/4]
+5 target on amd64 for amd64 after 0,1: linux/amd64 builder 3/3, linux/amd64 stage-1 4/4
+6 cross on amd64 for arm64 after 0: [linux/amd64->arm64 builder 3/3]
+7 cross on amd64 for ppc64le after 0: [linux/amd64->ppc64le builder 3/3]
+8 cross on amd64 for s390x after 0: [linux/amd64->s390x builder 3/3]
+9 target on any (arm64) for arm64 after 2,6: [linux/arm64 stage-1 4/4]
+10 target on any (ppc64le) for ppc64le after 3,7: [linux/ppc64le stage-1 4/4]
+11 target on any (s390x) for s390x after 4,8: [linux/s390x stage-1 4/4]
+";
+
 #[test]
 fn secrets_reach_shared_cross_and_target_stages_with_owner_and_mode() {
     let word = nonce();
@@ -78,7 +105,7 @@ fn secrets_reach_shared_cross_and_target_stages_with_owner_and_mode() {
     let secret = format!("id=word,src={}", path.display());
     let buildx = Buildx::of(farm());
     let context = Context::new(SECRETS);
-    let (_, images) = published(&buildx, "secrets", &context, &["--secret", &secret]);
+    let (built, images) = published(&buildx, "secrets", &context, &["--secret", &secret]);
     let hash = format!("{}  -", hex::encode(Sha256::digest(&word)));
     for image in images {
         for path in ["/shared", "/cross", "/tmp/own"] {
@@ -90,6 +117,8 @@ fn secrets_reach_shared_cross_and_target_stages_with_owner_and_mode() {
     let shared = runs(farm(), &format!("shared-{}", context.nonce));
     assert_eq!(shared.len(), 1, "{shared:?}");
     assert_eq!(shared[0].1, 1);
+    ran_on_each(&context, "target");
+    built.plan().check_stages(SECRETS_PLAN);
 }
 
 const SSH: &str = "\
@@ -99,6 +128,18 @@ FROM busybox
 RUN --mount=type=ssh,id=other,target=/agent,mode=0666,uid=65534,required --mount=type=bind,from=client,target=/client \\
     : target-$NONCE && stat -c '%u %a' /agent > /stat && SSH_AUTH_SOCK=/agent sh /client/list > /own
 COPY --from=builder /shared /
+";
+
+const SSH_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 builder 2/2]
+1 target on amd64 for amd64 after 0: [linux/amd64 stage-1 2/3]
+2 target on arm64 for arm64 after 0: [linux/arm64 stage-1 2/3]
+3 target on ppc64le for ppc64le after 0: [linux/ppc64le stage-1 2/3]
+4 target on s390x for s390x after 0: [linux/s390x stage-1 2/3]
+5 target on any (amd64) for amd64 after 0,1: [linux/amd64 stage-1 3/3]
+6 target on any (arm64) for arm64 after 0,2: [linux/arm64 stage-1 3/3]
+7 target on any (ppc64le) for ppc64le after 0,3: [linux/ppc64le stage-1 3/3]
+8 target on any (s390x) for s390x after 0,4: [linux/s390x stage-1 3/3]
 ";
 
 #[test]
@@ -119,9 +160,9 @@ fn keys_of_the_user_s_ssh_agents_can_be_used_on_every_agent() {
         assert_eq!(image.file("/own"), other.key);
         assert_eq!(image.file("/stat"), "65534 666");
     }
-    let target = runs(farm(), &format!("target-{}", context.nonce));
-    assert_eq!(target.len(), 4, "{target:?}");
+    ran_on_each(&context, "target");
     let shared = runs(farm(), &format!("shared-{}", context.nonce));
     let plan = built.plan();
     assert_eq!(shared, [(plan.of_kind("shared")[0].agent().to_owned(), 1)]);
+    plan.check_stages(SSH_PLAN);
 }

@@ -1,7 +1,7 @@
 //! `# syntax=` lines: a frontend of the user's choice, which comes as an image and runs in a container. Here it is BuildKit's own with
 //! what only the labs have, such as `COPY --parents`.
 
-use super::published;
+use super::{published, ran_on_each};
 use crate::support::{
     Buildx, Context, PLATFORMS, Repository, engine::alone, engine::runs, farm, frontend, machine,
     process,
@@ -18,6 +18,21 @@ COPY --parents sub/./a/b other /context/
 COPY --parents --from=builder /out/./deep /out/two /built/
 COPY --parents --exclude=**/kept sub/**/*.txt /text/
 RUN : after-$NONCE && cat /built/deep/er/one
+";
+
+const LABS_PLAN: &str = "\
+0 shared on amd64 for amd64,arm64,ppc64le,s390x: [linux/amd64 builder 2/3]
+1 target on amd64 for amd64: [linux/amd64 stage-1 2/6]
+2 target on arm64 for arm64: [linux/arm64 stage-1 2/6]
+3 target on ppc64le for ppc64le: [linux/ppc64le stage-1 2/6]
+4 target on s390x for s390x: [linux/s390x stage-1 2/6]
+5 target on amd64 for amd64 after 0,1: linux/amd64 builder 3/3, linux/amd64 stage-1 6/6
+6 cross on amd64 for arm64 after 0: [linux/amd64->arm64 builder 3/3]
+7 cross on amd64 for ppc64le after 0: [linux/amd64->ppc64le builder 3/3]
+8 cross on amd64 for s390x after 0: [linux/amd64->s390x builder 3/3]
+9 target on arm64 for arm64 after 2,5,6: [linux/arm64 stage-1 6/6]
+10 target on ppc64le for ppc64le after 3,5,7: [linux/ppc64le stage-1 6/6]
+11 target on s390x for s390x after 4,5,8: [linux/s390x stage-1 6/6]
 ";
 
 #[test]
@@ -49,9 +64,9 @@ fn a_syntax_line_s_frontend_plans_the_build_with_what_only_it_knows() {
     let shared = runs(farm, &format!("shared-{}", context.nonce));
     assert_eq!(shared, [(agent, 1)]);
     for step in ["target", "after"] {
-        let ran = runs(farm, &format!("{step}-{}", context.nonce));
-        assert_eq!(ran.len(), 4, "{step}: {ran:?}");
+        ran_on_each(&context, step);
     }
+    built.plan().check_stages(LABS_PLAN);
 }
 
 #[test]
