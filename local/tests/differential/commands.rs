@@ -120,7 +120,7 @@ impl Generator {
                 steps.push(step.to_owned());
             }
         }
-        if self.stage.user == User::Root && self.dice.chance(15) {
+        if self.stage.user == User::Root && self.dice.chance(20) {
             self.stage.has_added_user = true;
             steps.push(
                 "echo added:x:4242:4343::/:/bin/sh >> /etc/passwd && echo added:x:4343: >> /etc/group".to_owned(),

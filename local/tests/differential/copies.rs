@@ -16,16 +16,25 @@ struct Source {
 
 impl Generator {
     pub fn copy_from_context(&mut self) {
-        let source = if self.dice.chance(20) {
-            Source {
+        let source = match self.dice.between(0, 99) {
+            0..20 => Source {
                 from: "--from=extra ".to_owned(),
                 known: self.extra.clone(),
+            },
+            20..25 => {
+                let git = format!("--build-context=repo={}#first", self.surroundings.git);
+                self.argument(&git);
+                let mut known = Known::default();
+                known.add("/sub/file", Kind::File);
+                Source {
+                    from: "--from=repo ".to_owned(),
+                    known,
+                }
             }
-        } else {
-            Source {
+            _ => Source {
                 from: String::new(),
                 known: self.context.clone(),
-            }
+            },
         };
         self.copy(&source);
     }
@@ -150,10 +159,14 @@ impl Generator {
                 _ => format!("{folder}/[{}]*", &base[..1]),
             },
         };
+        let exclude = self.exclude(15);
         let flags = self.flags();
         let place = self.name("/w");
         // A trailing slash, or else only one may match.
-        self.line(&format!("COPY {}{flags}{star} {place}/", source.from));
+        self.line(&format!(
+            "COPY {}{exclude}{flags}{star} {place}/",
+            source.from
+        ));
         self.stage.known.add(&place, Kind::Folder);
     }
 
@@ -166,22 +179,39 @@ impl Generator {
     }
 
     fn copy_with_parents(&mut self, source: &Source) {
-        let file = self.dice.pick(&source.known.files()).clone();
+        let count = self.dice.between(1, 2);
+        let files = self.dice.some(&source.known.files(), count);
         let flags = self.flags();
         let place = self.name("/p");
-        let pivot = match file[1..].split_once('/') {
-            Some((first, rest)) if self.dice.chance(40) => format!("/{first}/./{rest}"),
-            _ => file,
+        let (parents, exclude) = match self.parents {
+            Parents::Known => ("--parents ", self.exclude(50)),
+            Parents::Unknown => ("", String::new()),
         };
-        let parents = match self.parents {
-            Parents::Known => "--parents ",
-            Parents::Unknown => "",
-        };
+        let paths: Vec<_> = files
+            .iter()
+            .map(|file| self.with_pivot(file, source))
+            .collect();
         self.line(&format!(
-            "COPY {}{parents}{flags}{pivot} {place}/",
-            source.from
+            "COPY {}{parents}{exclude}{flags}{} {place}/",
+            source.from,
+            paths.join(" ")
         ));
         self.stage.known.add(&place, Kind::Folder);
+    }
+
+    /// A path as `--parents` may have it: with the point from which on folders are kept, and patterns of any depth.
+    fn with_pivot(&mut self, file: &str, source: &Source) -> String {
+        let (folder, base) = file.rsplit_once('/').expect("absolute");
+        let is_known = self.parents == Parents::Known;
+        // A whole root has what an engine mounts into it, whose times are of no use.
+        let is_small = source.known.find("/etc/passwd").is_none();
+        match (self.dice.between(0, 99), file[1..].split_once('/')) {
+            (0..30, Some((first, rest))) => format!("/{first}/./{rest}"),
+            (30..40, Some((first, _))) if is_known => format!("/{first}/./**/{base}"),
+            (40..50, _) if is_known && is_small => format!("/**/{base}"),
+            (50..60, Some(_)) if is_known && !folder.is_empty() => format!("{folder}/*"),
+            _ => file.to_owned(),
+        }
     }
 
     fn copy_folder(&mut self, source: &Source) {
@@ -203,11 +233,7 @@ impl Generator {
             return;
         };
         let slash = if self.dice.chance(30) { "/" } else { "" };
-        let exclude = match self.dice.between(0, 99) {
-            0..10 => "--exclude=*.txt ",
-            10..20 => "--exclude=**/*.c --exclude=deep ",
-            _ => "",
-        };
+        let exclude = self.exclude(25);
         let flags = self.flags();
         let into = self.dice.pick_any(&self.stage.known.folders());
         let (place, is_new) = match into.filter(|_| self.dice.chance(20)) {
@@ -238,6 +264,21 @@ impl Generator {
                 self.stage.known.forget(&path.replace("//", "/"));
             }
         }
+    }
+
+    /// What is not to be copied of a folder, in so many of a hundred copies.
+    fn exclude(&mut self, percent: u32) -> String {
+        if !self.dice.chance(percent) {
+            return String::new();
+        }
+        let exclude = self.dice.pick(&[
+            "--exclude=*.txt ",
+            "--exclude=**/*.c --exclude=deep ",
+            "--exclude=**/deep/** ",
+            "--exclude=* --exclude=!one.txt --exclude=!sub ",
+            "--exclude=**/*.txt --exclude=!**/two.txt ",
+        ]);
+        (*exclude).to_owned()
     }
 
     /// An absolute path, or the same in other letters.
@@ -315,7 +356,7 @@ impl Generator {
     /// Something that fails, in the same way on both sides.
     pub fn broken(&mut self) {
         let earlier = self.dice.pick_any(&self.stages).map(|stage| stage.name);
-        let text = match (self.dice.between(0, 10), earlier) {
+        let text = match (self.dice.between(0, 17), earlier) {
             (0, _) if self.stage.has_shell => "RUN echo last words && exit 7".to_owned(),
             (1, _) if self.stage.has_shell => {
                 "RUN --mount=type=secret,id=unheard,required=true true".to_owned()
@@ -331,6 +372,23 @@ impl Generator {
             (9, _) => format!("ADD {}#absent /x", self.surroundings.git),
             (10, _) if self.stage.has_shell => {
                 "RUN --mount=type=ssh,id=unheard,required=true true".to_owned()
+            }
+            (11, Some(stage)) => format!("COPY --link --from={stage} /not/there /x"),
+            (12, Some(stage)) if self.stage.has_shell => {
+                format!("RUN --mount=from={stage},source=/not/there,target=/x,rw ls /x")
+            }
+            (13, Some(stage)) => {
+                format!("COPY --from={stage} --chmod=600 --chown=1:2 \\\n  /not/there \\\n  /x")
+            }
+            (14, _) => "COPY --from=extra not/there /x".to_owned(),
+            (15, _) => "ADD a.txt not-there.tar.gz /x/".to_owned(),
+            (16, _) => format!("ADD {}#main:absent /x", self.surroundings.git),
+            (17, _) => {
+                let sum = "0".repeat(64);
+                format!(
+                    "ADD --checksum=sha256:{sum} {}/file /x",
+                    self.surroundings.web
+                )
             }
             (6, _) => "COPY --chown=unheard:of a.txt /x".to_owned(),
             (7, Some(stage)) => format!("COPY --from={stage} /not/*/there /x/"),

@@ -27,7 +27,8 @@ impl Generator {
             75..92 => self.mount_of_ssh(),
             _ => {
                 let (target, out) = (self.name("/tmpfs"), self.name("/fs"));
-                self.line(&format!("RUN --mount=type=tmpfs,target={target} echo gone > {target}/x && cat {target}/x > {out}"));
+                let size = *self.dice.pick(&["", ",size=1048576"]);
+                self.line(&format!("RUN --mount=type=tmpfs,target={target}{size} echo gone > {target}/x && cat {target}/x > {out}"));
                 self.stage.known.add(&out, Kind::File);
             }
         }
@@ -71,9 +72,17 @@ impl Generator {
         let (target, out) = (self.name("/mnt"), self.name("/seen"));
         let list = listing(&target, &out);
         let folder = self.dice.pick(&self.context.folders()).clone();
-        let from = match self.dice.between(0, 3) {
-            0 => "from=extra,source=lib,".to_owned(),
-            1 => String::new(),
+        let from = match self.dice.between(0, 7) {
+            0 | 1 => "from=extra,source=lib,".to_owned(),
+            2 => {
+                self.stage.is_of_target = true;
+                let path = *self.dice.pick(&["/bin/busybox", "/etc/group"]);
+                self.line(&format!(
+                    "RUN --mount=type=bind,from=busybox,source={path},target={target} md5sum {target} > {out}"
+                ));
+                return self.stage.known.add(&out, Kind::File);
+            }
+            3 => String::new(),
             _ => format!("source={},", &folder[1..]),
         };
         self.line(&format!(
