@@ -51,6 +51,23 @@ fn tree() -> impl Strategy<Value = Folder> {
     })
 }
 
+/// What one op reads.
+#[derive(Clone, Debug)]
+enum Reads {
+    Copies(Vec<pb::FileActionCopy>),
+    /// These paths, mounted in a command.
+    Mounts(Vec<String>),
+}
+
+fn reads() -> impl Strategy<Value = Reads> {
+    let part = prop::sample::select(vec!["a", "b", "ab", "a", "b", "ab", "*", "..", "."]);
+    let path = prop::collection::vec(part, 0..4).prop_map(|path| format!("/{}", path.join("/")));
+    prop_oneof![
+        3 => prop::collection::vec(read(), 1..3).prop_map(Reads::Copies),
+        1 => prop::collection::vec(path, 1..3).prop_map(Reads::Mounts),
+    ]
+}
+
 fn read() -> impl Strategy<Value = pb::FileActionCopy> {
     let part = prop::sample::select(vec!["a", "b", "ab", "a", "b", "*", "a*", "?", "..", "."]);
     let patterns = || {
@@ -86,8 +103,32 @@ fn read() -> impl Strategy<Value = pb::FileActionCopy> {
         )
 }
 
-/// An op of another home that copies these from `from`, each onto what came before, and ends in a command.
-fn reader(from: &Made, reads: &[pb::FileActionCopy]) -> Made {
+/// An op beyond the cut that reads these of `from`.
+fn reader(from: &Made, reads: &Reads) -> Made {
+    match reads {
+        Reads::Copies(copies) => copier(from, copies),
+        Reads::Mounts(paths) => command(from, paths),
+    }
+}
+
+/// A command in an empty root with these paths mounted.
+fn command(from: &Made, paths: &[String]) -> Made {
+    let mount = |(number, path): (usize, &String)| pb::Mount {
+        selector: path.clone(),
+        ..llb::mount(0, &format!("/{number}"), -1)
+    };
+    let mounts = paths.iter().enumerate().map(mount);
+    let exec = pb::ExecOp {
+        mounts: std::iter::once(llb::mount(-1, "/", 0))
+            .chain(mounts)
+            .collect(),
+        ..pb::ExecOp::default()
+    };
+    llb::made(&[(from, 0)], Some("linux/arm64"), pb::op::Op::Exec(exec))
+}
+
+/// Copies each of these onto what came before.
+fn copier(from: &Made, reads: &[pb::FileActionCopy]) -> Made {
     let action = |(number, copy): (usize, &pb::FileActionCopy)| pb::FileAction {
         input: if number == 0 { -1 } else { number as i64 },
         secondary_input: 0,
@@ -99,7 +140,7 @@ fn reader(from: &Made, reads: &[pb::FileActionCopy]) -> Made {
 }
 
 /// The plan of an arm64 command that needs what all these readers make of an amd64 one.
-fn plan_of_readers(readers: &[Vec<pb::FileActionCopy>]) -> (Plan, Made, Vec<Made>) {
+fn plan_of_readers(readers: &[Reads]) -> (Plan, Made, Vec<Made>) {
     let base = image("linux/amd64");
     let whole = exec("whole", &[(&base, 0)], "linux/amd64");
     let mut made: Vec<Made> = Vec::new();
@@ -147,10 +188,11 @@ fn part(
 }
 
 fn run(reader: &Made, input: &Folder) -> Result<Folder, Refused> {
-    let Some(pb::op::Op::File(file)) = pb::Op::decode(reader.bytes.as_slice()).unwrap().op else {
-        panic!("readers are file ops");
-    };
-    files::run(&file, std::slice::from_ref(input))
+    match pb::Op::decode(reader.bytes.as_slice()).unwrap().op {
+        Some(pb::op::Op::File(file)) => files::run(&file, std::slice::from_ref(input)),
+        Some(pb::op::Op::Exec(exec)) => files::mounted(&exec, input),
+        other => panic!("no reader is {other:?}"),
+    }
 }
 
 #[test]
@@ -158,7 +200,7 @@ fn readers_make_of_the_part_what_they_make_of_the_whole() {
     let mut runner = TestRunner::deterministic();
     let strategy = (
         prop::collection::vec(tree(), 8),
-        prop::collection::vec(prop::collection::vec(read(), 1..3), 1..4),
+        prop::collection::vec(reads(), 1..4),
     );
     let (mut alike, mut refused, mut apart) = (0, 0, 0);
     for _ in 0..6_000 {
@@ -207,7 +249,8 @@ fn readers_make_of_the_part_what_they_make_of_the_whole() {
 #[test]
 fn a_link_leads_out_of_a_path_that_another_reader_takes() {
     let plain = |src: &str| copy(src, |_| {});
-    let (plan, whole, readers) = plan_of_readers(&[vec![plain("/a")], vec![plain("/a/b")]]);
+    let (plan, whole, readers) =
+        plan_of_readers(&["/a", "/a/b"].map(|path| Reads::Copies(vec![plain(path)])));
     let folder = |children: &[(&str, Node)]| Folder {
         mode: 0o755,
         children: children
@@ -269,7 +312,8 @@ fn copy(src: &str, change: impl Fn(&mut pb::FileActionCopy)) -> pb::FileActionCo
 /// The paths that are cut out for these readers, edge by edge; `whole` for one that isn't cut.
 #[track_caller]
 fn check(readers: &[Vec<pb::FileActionCopy>], expected: &[&str]) {
-    let (plan, ..) = plan_of_readers(readers);
+    let readers: Vec<_> = readers.iter().cloned().map(Reads::Copies).collect();
+    let (plan, ..) = plan_of_readers(&readers);
     let path = |path: &NarrowPath| {
         let patterns = |sign, list: &[String]| {
             list.iter()

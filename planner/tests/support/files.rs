@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bollard_buildkit_proto::pb::{FileAction, FileActionCopy, FileOp, file_action::Action};
+use bollard_buildkit_proto::pb::{ExecOp, FileAction, FileActionCopy, FileOp, file_action::Action};
 
 /// What is at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -336,6 +336,18 @@ impl Copier<'_> {
         parent.children.insert(name.clone(), node.clone());
         Ok(())
     }
+}
+
+/// What a command finds in its own places of the paths of `input` that are mounted there.
+pub fn mounted(exec: &ExecOp, input: &Folder) -> Result<Folder, Refused> {
+    let mut found = Folder::default();
+    for mount in exec.mounts.iter().filter(|mount| mount.input == 0) {
+        let Some(node) = input.at(&input.resolved(&mount.selector)?) else {
+            return refused(format!("{} is not there", mount.selector));
+        };
+        found.children.insert(mount.dest.clone(), node);
+    }
+    Ok(found)
 }
 
 /// What a file op makes of its inputs (its first output).
