@@ -38,6 +38,7 @@ pub struct Attempt {
     pub agent: String,
     pub state: String,
     pub reason: String,
+    pub error: Option<String>,
     pub vertices_cached: u32,
     pub vertices_run: u32,
 }
