@@ -151,6 +151,7 @@ fn links_between_the_documents_lead_somewhere() {
         "ARCHITECTURE.md",
         "docs/start.md",
         "docs/operate.md",
+        "docs/promises.md",
         "docs/dockerfiles.md",
         "docs/differences.md",
         "docs/json.md",

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use croft_local::Farm;
 
-use crate::support::{Buildx, Built, Context, Plan, Repository, farm, farm_of, process};
+use crate::support::{Buildx, Built, Context, Croft, Plan, Repository, farm, farm_of, process};
 
 const PLATFORMS: [&str; 2] = ["linux/amd64", "linux/arm64"];
 
@@ -111,15 +111,20 @@ impl Tools {
     }
 }
 
-fn build(buildx: &Buildx, farm: &Farm, tools: &Tools, dockerfile: &str) -> Built {
-    let context = Context::new(dockerfile)
+/// All that the examples copy.
+fn context(dockerfile: &str) -> Context {
+    Context::new(dockerfile)
         .file("go.mod", "module example")
         .file("go.sum", "")
         .file("main.go", "package main")
         .file("web/package.json", "{}")
         .file("web/page.js", "")
         .file("conf/amd64.conf", "amd64")
-        .file("conf/arm64.conf", "arm64");
+        .file("conf/arm64.conf", "arm64")
+}
+
+fn build(buildx: &Buildx, farm: &Farm, tools: &Tools, dockerfile: &str) -> Built {
+    let context = context(dockerfile);
     let repository = Repository::of(farm.registry(), "shapes/documents/app");
     let built = buildx
         .build(&context)
@@ -200,6 +205,29 @@ fn the_documents_examples_are_split_as_they_say() {
         panic!("one block without a language");
     };
     assert_eq!(comparable(block), comparable(&shown.expect("built")));
+}
+
+#[test]
+fn the_advice_that_the_document_shows_is_what_its_example_gets() {
+    let tools = Tools::push(farm());
+    let document = document("dockerfiles.md");
+    let [(advice, _)] = blocks(&document, "text")[..] else {
+        panic!("one block of text");
+    };
+    let examples = examples(&document);
+    let early = |example: &&Example| example.dockerfile.contains(" AS builder\nARG TARGETOS");
+    let example = examples.iter().find(early).expect("an ARG too early");
+    let context = context(&example.dockerfile);
+    let platforms = PLATFORMS.join(",");
+    let croft = Croft::of(farm());
+    let mut plan = croft.command(["plan", "--platform", &platforms]);
+    plan.args(tools.arguments(&example.dockerfile));
+    let printed = process::run({
+        plan.arg(context.path());
+        plan
+    });
+    let printed = printed.succeeded().stdout;
+    assert!(printed.ends_with(advice), "{printed}");
 }
 
 fn show(farm: &Farm, id: &str) -> String {
