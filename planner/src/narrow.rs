@@ -232,8 +232,11 @@ impl Needs {
     fn mount(&mut self, mount: &pb::Mount) {
         const NO_OUTPUT: i64 = -1;
         let selector = cleaned(&mount.selector);
+        // Engines follow links before they go back, unlike in what is copied.
+        let goes_back = mount.selector.split('/').any(|part| part == "..");
         let is_a_part = mount.mount_type == i32::from(pb::MountType::Bind)
             && selector != "/"
+            && !goes_back
             && mount.dest != "/"
             && (mount.readonly || mount.output == NO_OUTPUT);
         match is_a_part {

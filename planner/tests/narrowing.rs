@@ -271,6 +271,33 @@ fn a_link_leads_out_of_a_path_that_another_reader_takes() {
     assert!(run(&readers[1], &of_folder).is_err());
 }
 
+#[test]
+fn a_mounted_path_that_goes_back_over_a_link_is_where_the_link_leads() {
+    let file = Node::File;
+    let folder = |children: &[(&str, Node)]| {
+        let children = children.iter();
+        Folder {
+            mode: 0o755,
+            children: children
+                .map(|(name, node)| ((*name).to_owned(), node.clone()))
+                .collect(),
+        }
+    };
+    let inner = folder(&[("ab", Node::Folder(folder(&[]))), ("b", file(1))]);
+    let tree = folder(&[
+        ("a", Node::Link("ab/ab".to_owned())),
+        ("ab", Node::Folder(inner)),
+        ("b", file(2)),
+    ]);
+    let (plan, whole, readers) = plan_of_readers(&[Reads::Mounts(vec!["/a/../b".to_owned()])]);
+    let expected = run(&readers[0], &tree);
+    let found = match part(&plan, edge_of(&plan, &readers[0]), &whole, &tree) {
+        None => expected.clone(),
+        Some(part) => run(&readers[0], &part.unwrap()),
+    };
+    assert_eq!(found, expected);
+}
+
 /// The edge that stands for the reader's input.
 fn edge_of<'a>(plan: &'a Plan, reader: &Made) -> &'a CutEdge {
     let bindings = plan
