@@ -13,7 +13,6 @@ use crate::{
     NarrowPath, Narrowing, OpId,
     graph::Graph,
     op::{Op, decode},
-    sources::Varies,
 };
 
 /// What an op needs of one of its inputs.
@@ -136,10 +135,8 @@ pub(crate) fn cuts(
         let shared = cut_apart(graph, &needs).unwrap_or_else(|| {
             let takers: BTreeSet<OpId> = needs.into_keys().collect();
             let cut = match graph.ops[op.index()].facts.varies {
-                None | Some(Varies::ByTag) => Cut::Whole,
-                Some(Varies::ByTime | Varies::ReadOnce) => {
-                    Cut::all_of_a_source(takers.iter().copied())
-                }
+                None => Cut::Whole,
+                Some(_) => Cut::all_of_a_source(takers.iter().copied()),
             };
             vec![Shared { cut, takers }]
         });

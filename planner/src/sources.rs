@@ -1,8 +1,8 @@
 //! Sources that may look different from one engine to the next, or from one moment to the next: a client's folder, a branch of a
-//! repository, a URL, a tag. One that several stages need is read in one of them, and the others take it from there like any other result, so
+//! repository, a URL. One that several stages need is read in one of them, and the others take it from there like any other result, so
 //! that all see the same, and a client sends its folder once. See DESIGN.md, "Cut edges are narrowed".
 //!
-//! Image layouts of a client aren't among them: their digest says what is in them. So it does of most images, as frontends look tags up.
+//! Image layouts of a client aren't among them: their digest says what is in them, and their layers must stay as they are.
 
 use std::collections::HashMap;
 
@@ -15,8 +15,6 @@ use crate::{OpId, graph::Graph, groups::Group};
 pub(crate) enum Varies {
     /// What is read tomorrow, or elsewhere, may be something else.
     ByTime,
-    /// The same of an image: its layers must stay as they are.
-    ByTag,
     /// It can be read once, and the engine that ran the frontend has done so: a context that the client sent through a pipe.
     ReadOnce,
 }
@@ -27,7 +25,6 @@ pub(crate) fn varies(source: &pb::SourceOp) -> Option<Varies> {
     let has = |key: &str| source.attrs.get(key).is_some_and(|value| !value.is_empty());
     match scheme {
         "local" => Some(Varies::ByTime),
-        "docker-image" => (!rest.contains('@')).then_some(Varies::ByTag),
         "http" | "https" => {
             let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
             match host {

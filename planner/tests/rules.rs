@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bollard_buildkit_proto::pb;
 use croft_planner::{
-    LocalSource, Narrowing, OpKind, Plan, PlanInput, PlanOptions, PlanSummary, Stage, StageKind,
-    TargetId, plan,
+    LocalSource, OpKind, PlanInput, PlanOptions, PlanSummary, Stage, StageKind, TargetId, plan,
 };
 use support::{
     FIRST, TARGET, image_of, input_of,
@@ -210,32 +209,6 @@ fn what_can_be_read_once_is_read_by_one_stage_that_says_so() {
     assert_eq!((&once[0].home, once[0].outputs.len()), (&None, 1));
     let takers = |stage: &&Stage| stage.inputs == once[0].outputs;
     assert_eq!(plan.stages().iter().filter(takers).count(), 2);
-}
-
-#[test]
-fn a_tag_that_may_move_is_looked_up_by_one_stage_for_all_and_keeps_its_layers() {
-    let plan_of_base = |identifier: &str| {
-        let base = source(identifier, &[], Some("linux/amd64"));
-        let target = |name: &str| exec(name, &[(&base, 0)], "linux/amd64");
-        let (one, two) = (target("one"), target("two"));
-        plan_of(&[
-            ("linux/amd64", &[&base], &one),
-            ("linux/arm64", &[&base], &two),
-        ])
-    };
-    let edges = |plan: &Plan| {
-        let edges = plan.edges().iter();
-        edges
-            .map(|edge| (edge.producer.0, edge.narrowing.clone()))
-            .collect::<Vec<_>>()
-    };
-    let moving = plan_of_base("docker-image://docker.io/library/base:latest");
-    assert_eq!(edges(&moving), [(0, Narrowing::Whole)]);
-    let digest = "00".repeat(32);
-    let fixed = plan_of_base(&format!(
-        "docker-image://docker.io/library/base@sha256:{digest}"
-    ));
-    assert_eq!(edges(&fixed), []);
 }
 
 #[test]

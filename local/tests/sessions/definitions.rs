@@ -12,7 +12,6 @@ use crate::{
         farm, farm_of,
         llb::{For, Llb},
         machine, nonce,
-        registry::requests,
     },
 };
 
@@ -80,46 +79,6 @@ fn a_definition_is_split_between_agents_and_published() {
             "{step}: {ran:?}"
         );
     }
-}
-
-#[test]
-fn an_image_that_only_a_tag_names_is_looked_up_once_for_all_agents_and_keeps_its_layers() {
-    let farm = farm();
-    let nonce = nonce();
-    let repository = |name: &str| Repository::of(farm.registry(), &format!("sessions/{name}"));
-    let (base, image) = (repository("by-tag"), repository("upon-a-tag"));
-    let busybox = Repository::of(farm.registry(), croft_local::BASE_REPOSITORY);
-    let busybox = busybox.published("latest").image("linux/amd64").manifest;
-    base.put_copy(&nonce, &busybox);
-
-    let mut llb = Llb::default();
-    let identifier = format!("docker-image://{}", base.tag(&nonce));
-    let tagged = llb.source(&identifier, For::Linux("amd64"));
-    let [near, far] = ["amd64", "s390x"].map(|architecture| {
-        let command = format!(": {architecture}-{nonce} && echo made > /{architecture}");
-        llb.run(&tagged, &command, For::Linux(architecture))
-    });
-    let last = llb.copy(&near, &far, "/s390x");
-    build(llb, &Buildctl::of(farm), &last, &[pushed(&image)]).succeeded();
-
-    for architecture in ["amd64", "s390x"] {
-        let ran = runs(farm, &format!("{architecture}-{nonce}"));
-        assert!(
-            ran.len() == 1 && ran[0].0.starts_with(architecture) && ran[0].1 == 1,
-            "{ran:?}"
-        );
-    }
-    let path = format!("by-tag/manifests/{nonce}");
-    assert_eq!(requests(farm.registry(), "HEAD", &path), 1);
-    let published = image.published("1");
-    let root = published.bare_image();
-    assert_eq!(
-        (root.file("/amd64"), root.file("/s390x")),
-        ("made".into(), "made".into())
-    );
-    let layers = |of: &serde_json::Value| of["layers"].as_array().expect("layers").clone();
-    let (all, under) = (layers(&published.document), layers(&busybox.document));
-    assert_eq!(all[..under.len()], under);
 }
 
 #[test]
