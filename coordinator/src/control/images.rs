@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Control;
 use super::build::Build;
 use super::failure::{Failure, Result};
-use crate::store::Exported;
+use crate::store::{Exported, Push};
 
 /// For so long an image is taken to be where it was.
 const FRESH: Duration = Duration::from_secs(60);
@@ -223,7 +223,12 @@ impl Control {
                 }
             }
             let project = &self.settings.project;
-            self.store.image_put(project, &digest, &blobs).await?;
+            let push = match live {
+                Some(_) => Push::Fresh,
+                // An agent says after each reconnect what it doesn't know to be known.
+                None => Push::Late,
+            };
+            self.store.image_put(project, &digest, &blobs, push).await?;
         }
         Ok(Exported {
             digest,

@@ -58,7 +58,7 @@ pub use logs::LogChunk;
 pub use outputs::{Exported, OutputDone, OutputRow, OutputState};
 pub use publications::{NewPublication, PublicationRow, PublicationState};
 pub use reports::{AttemptDone, AttemptEnd, AttemptFailure, Outcome};
-pub use retention::{ImageBlob, StageImage, StageImages};
+pub use retention::{ImageBlob, Push, StageImage, StageImages};
 pub use roster::{Cache, Work};
 pub use stages::{Hold, PlanRows, StageRow, Wants};
 pub use standing::Standing;

@@ -9,6 +9,15 @@ use croft_scheduler::{BuildId, Project};
 use super::convert::{bigint, millis, ubigint, uint};
 use super::{Store, StoreError};
 
+/// What is known of a push that somebody tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Push {
+    /// It was done for a build that lives.
+    Fresh,
+    /// Nobody waits for it: it is told late, or once more.
+    Late,
+}
+
 /// Something that an image consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageBlob {
@@ -161,19 +170,21 @@ impl Store {
         .await
     }
 
-    /// An image is in the stage registry, or has been pushed there again. `blobs` is empty if nobody could tell.
+    /// An image is in the stage registry, or has been pushed there again. That it is told late is no use of one that is known. `blobs` is
+    /// empty if nobody could tell.
     pub async fn image_put(
         &self,
         project: &Project,
         digest: &str,
         blobs: &[ImageBlob],
+        push: Push,
     ) -> Result<(), StoreError> {
         let (names, sizes) = columns(blobs);
         self.again(|| async {
             sqlx::query!(
                 "WITH image AS (
-                     INSERT INTO stage_images (project, digest) VALUES ($1, $2)
-                     ON CONFLICT (project, digest) DO UPDATE SET last_used = now()
+                     INSERT INTO stage_images AS i (project, digest) VALUES ($1, $2)
+                     ON CONFLICT (project, digest) DO UPDATE SET last_used = CASE WHEN $5 THEN now() ELSE i.last_used END
                      RETURNING project, digest
                  )
                  INSERT INTO stage_image_blobs (project, image, blob, bytes)
@@ -185,6 +196,7 @@ impl Store {
                 digest,
                 &names,
                 &sizes,
+                push == Push::Fresh,
             )
             .execute(&mut *self.connection().await?)
             .await?;

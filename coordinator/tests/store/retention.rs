@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use croft_coordinator::store::{BuildEnd, ImageBlob, StageImages};
+use croft_coordinator::store::{BuildEnd, ImageBlob, Push, StageImages};
 use croft_planner::EdgeId;
 use croft_scheduler::{BuildId, Project};
 use serde_json::json;
@@ -180,7 +180,12 @@ async fn unused(db: &Db, keep: Duration) -> Vec<String> {
 async fn an_image_goes_when_nothing_has_used_it_for_long_and_never_while_a_build_names_it_that_lives()
  {
     let db = Db::new().await;
-    let put = async |digest: &str| db.store.image_put(&project(), digest, &[]).await.unwrap();
+    let tell = async |digest: &str, push| {
+        let project = project();
+        let put = db.store.image_put(&project, digest, &[], push);
+        put.await.unwrap();
+    };
+    let put = async |digest: &str| tell(digest, Push::Fresh).await;
     for digest in [
         "sha256:live",
         "sha256:ended",
@@ -199,6 +204,9 @@ async fn an_image_goes_when_nothing_has_used_it_for_long_and_never_while_a_build
         .await;
     // Its engine has pushed it once more.
     put("sha256:again").await;
+    // An agent says once more what it had pushed long ago, and of another what nobody had heard of.
+    tell("sha256:nobodys", Push::Late).await;
+    tell("sha256:late", Push::Late).await;
     assert_eq!(unused(&db, 7 * DAY).await, ["sha256:nobodys"]);
     ages(&db, over, 2).await;
     assert_eq!(unused(&db, 7 * DAY).await, ["sha256:nobodys"]);
@@ -228,10 +236,13 @@ async fn what_images_share_is_counted_once_and_freed_with_the_last_of_them() {
         ("sha256:two", 20),
     ]);
     db.store
-        .image_put(&project, "sha256:1", &one)
+        .image_put(&project, "sha256:1", &one, Push::Fresh)
         .await
         .unwrap();
-    db.store.image_put(&project, "sha256:2", &[]).await.unwrap();
+    db.store
+        .image_put(&project, "sha256:2", &[], Push::Fresh)
+        .await
+        .unwrap();
     let next = db
         .store
         .image_unused(&project, Duration::ZERO, Some("sha256:1"));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use croft_coordinator::store::{BuildEnd, Found, ImageBlob};
+use croft_coordinator::store::{BuildEnd, Found, ImageBlob, Push};
 use croft_scheduler::Project;
 use serde_json::json;
 
@@ -130,7 +130,9 @@ async fn an_image_is_forgotten_once() {
     let project = Project("p".to_owned());
     let parts = blobs(&["a", "b"]);
     for _ in 0..ROUNDS {
-        let put = db.store.image_put(&project, "sha256:image", &parts);
+        let put = db
+            .store
+            .image_put(&project, "sha256:image", &parts, Push::Fresh);
         put.await.unwrap();
         race!(
             db.store.image_forget(&project, "sha256:image"),
@@ -148,11 +150,16 @@ async fn an_image_that_is_pushed_or_described_while_it_is_forgotten_is_known_as_
     let project = Project("p".to_owned());
     let parts = blobs(&["a", "b"]);
     for round in 0..ROUNDS {
-        let put = db.store.image_put(&project, "sha256:image", &[]);
+        let put = db
+            .store
+            .image_put(&project, "sha256:image", &[], Push::Fresh);
         put.await.unwrap();
         let forget = db.store.image_forget(&project, "sha256:image");
         let both = match round % 2 {
-            0 => meet!(forget, rival.image_put(&project, "sha256:image", &parts)),
+            0 => meet!(
+                forget,
+                rival.image_put(&project, "sha256:image", &parts, Push::Fresh)
+            ),
             _ => meet!(
                 forget,
                 rival.image_describe(&project, "sha256:image", &parts)
@@ -165,8 +172,9 @@ async fn an_image_that_is_pushed_or_described_while_it_is_forgotten_is_known_as_
             "{total:?}"
         );
         let both = meet!(
-            db.store.image_put(&project, "sha256:image", &parts),
-            rival.image_put(&project, "sha256:image", &parts)
+            db.store
+                .image_put(&project, "sha256:image", &parts, Push::Fresh),
+            rival.image_put(&project, "sha256:image", &parts, Push::Fresh)
         );
         assert_eq!(both, (true, true));
         let total = db.store.image_total(&project).await.unwrap();
