@@ -32,6 +32,7 @@ mod connect;
 mod convert;
 mod error;
 mod events;
+mod fleet;
 mod invalidate;
 mod lease;
 mod logs;

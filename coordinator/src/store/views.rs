@@ -2,27 +2,24 @@
 //! number of statements that doesn't grow with the farm.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use croft_planner::{CacheIdentity, EdgeId, StageId};
-use croft_scheduler::fleet::{Load, Start};
 use croft_scheduler::place::{Command, ExportedInput, Input, Supply};
 use croft_scheduler::{
-    AgentId, AgentView, BuildId, ConnectionId, FleetView, Project, ReadyStage, StageKey, Timestamp,
+    AgentId, BuildId, ConnectionId, FleetView, Project, ReadyStage, StageKey, Timestamp,
 };
 use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
-use super::agents::agent_rows;
 use super::attempts::attempt_rows;
 use super::convert::{int, platforms, timestamp, ubigint, uint};
 use super::events::event_rows;
+use super::fleet::{add_cache, add_load, agent_views};
 use super::outputs::output_rows;
 use super::publications::publication_rows;
 use super::stages::stage_rows;
 use super::{
-    AgentRow, AttemptRow, BuildRow, EventRow, OutputRow, PublicationRow, StageRow, Store,
-    StoreError,
+    AttemptRow, BuildRow, EventRow, OutputRow, PublicationRow, StageRow, Store, StoreError,
 };
 
 /// What the scheduler decides on.
@@ -399,164 +396,4 @@ async fn add_failures(
         }
     }
     Ok(())
-}
-
-async fn agent_views(tx: &mut PgConnection) -> Result<BTreeMap<AgentId, AgentView>, StoreError> {
-    let view = |row: AgentRow| {
-        let agent = AgentView {
-            id: row.id,
-            name: row.hello.name,
-            native: row.hello.native,
-            platforms: row.hello.platforms.into_iter().collect(),
-            emulated: row.hello.emulated.into_iter().collect(),
-            slots: row.hello.slots,
-            presence: row.presence,
-            health: row.health,
-            duty: row.duty,
-            caps: row.hello.llb_caps.into_iter().collect(),
-            entitlements: row.hello.entitlements.into_iter().collect(),
-            devices: row.hello.devices.into_iter().collect(),
-            disk_free: row.hello.disk.map(|disk| disk.free),
-            cache: BTreeSet::new(),
-            mounts: BTreeSet::new(),
-            projects: BTreeMap::new(),
-            alike: BTreeMap::new(),
-            load: Vec::new(),
-        };
-        (agent.id, agent)
-    };
-    Ok(agent_rows(tx).await?.into_iter().map(view).collect())
-}
-
-/// What the agents run. What they will hold when it is done counts as held.
-async fn add_load(
-    tx: &mut PgConnection,
-    agents: &mut BTreeMap<AgentId, AgentView>,
-) -> Result<(), StoreError> {
-    let rows = sqlx::query!(
-        r#"SELECT t.agent, t.build, t.stage, t.created_at, b.project, s.name, s.users, s.identities, s.cache_mounts,
-                  EXISTS (SELECT FROM outputs AS o
-                          WHERE o.build = t.build AND o.kind = 'edge' AND o.state = 'missing'
-                            AND o.number = ANY (t.bound_edges)) AS "ahead!",
-                  (SELECT sum(known.cost)::bigint
-                   FROM UNNEST(s.identities) AS i (identity)
-                   CROSS JOIN LATERAL (SELECT max(c.cost_ms) AS cost FROM agent_cache AS c
-                                       WHERE c.kind = 'command' AND c.key = i.identity AND c.cost_ms > 0) AS known
-                  ) AS expected
-           FROM attempts AS t
-           JOIN stages AS s ON s.build = t.build AND s.number = t.stage
-           JOIN builds AS b ON b.id = t.build
-           WHERE t.state IN ('offered', 'running')
-           ORDER BY t.token"#
-    )
-    .fetch_all(tx)
-    .await?;
-    for row in rows {
-        let Some(agent) = agents.get_mut(&AgentId(row.agent)) else {
-            continue;
-        };
-        let (since, project) = (timestamp(row.created_at), Project(row.project));
-        agent
-            .cache
-            .extend(row.identities.into_iter().map(CacheIdentity::new));
-        agent.mounts.extend(
-            row.cache_mounts
-                .into_iter()
-                .map(|mount| (project.clone(), mount)),
-        );
-        agent
-            .alike
-            .insert(ReadyStage::alike(&project.0, &row.name, &row.users), since);
-        agent.projects.insert(project.clone(), since);
-        agent.load.push(Load {
-            key: StageKey {
-                build: BuildId(row.build),
-                stage: StageId(uint(row.stage)),
-            },
-            project,
-            start: if row.ahead {
-                Start::Ahead
-            } else {
-                Start::Complete
-            },
-            since,
-            expected: row.expected.map(|ms| Duration::from_millis(ubigint(ms))),
-        });
-    }
-    Ok(())
-}
-
-/// What the agents hold of what the ready stages need, and what the commands of those took elsewhere.
-async fn add_cache(
-    tx: &mut PgConnection,
-    agents: &mut BTreeMap<AgentId, AgentView>,
-    ready: &mut BTreeMap<StageKey, ReadyStage>,
-) -> Result<(), StoreError> {
-    let commands: BTreeSet<&str> = ready
-        .values()
-        .flat_map(|stage| &stage.commands)
-        .map(|command| command.identity.as_str())
-        .collect();
-    let mounts: BTreeSet<&String> = ready
-        .values()
-        .flat_map(|stage| &stage.cache_mounts)
-        .collect();
-    let projects: BTreeSet<&String> = ready.values().map(|stage| &stage.project.0).collect();
-    let alikes: BTreeSet<&str> = ready
-        .values()
-        .filter_map(|stage| {
-            stage
-                .alike
-                .strip_prefix(&stage.project.0)?
-                .strip_prefix(": ")
-        })
-        .collect();
-    let owned = |set: BTreeSet<&str>| set.into_iter().map(str::to_owned).collect::<Vec<_>>();
-    let rows = sqlx::query!(
-        "SELECT agent, kind, project, key, cost_ms, last_used FROM agent_cache
-         WHERE kind = 'command' AND key = ANY ($1)
-            OR kind = 'mount' AND key = ANY ($2) AND project = ANY ($4)
-            OR kind = 'alike' AND key = ANY ($3) AND project = ANY ($4)
-            OR kind = 'project' AND key = '' AND project = ANY ($4)",
-        &owned(commands),
-        &owned(mounts.into_iter().map(String::as_str).collect()),
-        &owned(alikes),
-        &owned(projects.into_iter().map(String::as_str).collect()),
-    )
-    .fetch_all(tx)
-    .await?;
-    let mut costs: BTreeMap<CacheIdentity, Duration> = BTreeMap::new();
-    for row in rows {
-        let Some(agent) = agents.get_mut(&AgentId(row.agent)) else {
-            continue;
-        };
-        let last_used = timestamp(row.last_used);
-        match &*row.kind {
-            "command" => {
-                let identity = CacheIdentity::new(row.key);
-                if row.cost_ms > 0 {
-                    let cost = costs.entry(identity.clone()).or_default();
-                    *cost = Duration::from_millis(ubigint(row.cost_ms)).max(*cost);
-                }
-                agent.cache.insert(identity);
-            }
-            "mount" => drop(agent.mounts.insert((Project(row.project), row.key))),
-            "alike" => newest(
-                &mut agent.alike,
-                format!("{}: {}", row.project, row.key),
-                last_used,
-            ),
-            _ => newest(&mut agent.projects, Project(row.project), last_used),
-        }
-    }
-    for command in ready.values_mut().flat_map(|stage| &mut stage.commands) {
-        command.cost = costs.get(&command.identity).copied();
-    }
-    Ok(())
-}
-
-/// An attempt that runs now is newer than what is remembered.
-fn newest<K: Ord>(map: &mut BTreeMap<K, Timestamp>, key: K, at: Timestamp) {
-    let entry = map.entry(key).or_insert(at);
-    *entry = at.max(*entry);
 }
