@@ -3,21 +3,25 @@
 //! Readers hold a position in a bounded log, so a reader that stalls costs nothing: what it missed is replaced by the present state of
 //! each vertex. What a vertex is called for people (which agent ran it) is decided here; the engine's own words are not changed.
 
+mod reader;
+mod step;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bollard_buildkit_proto::google::protobuf::Timestamp;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend::WarnRequest;
-use bollard_buildkit_proto::moby::buildkit::v1::{
-    StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning,
-};
+use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexWarning};
 use croft_planner::StageId;
 use prost::Message as _;
 use tokio::sync::watch;
 
 use super::outputs::MAX_EXPORTERS;
 use crate::registry;
+
+pub use reader::Reader;
+pub use step::{Phase, Step};
 
 /// The log is cut at its old end beyond this many bytes (as encoded).
 const LOG_BYTES: usize = 8 << 20;
@@ -331,130 +335,6 @@ impl Inner {
     }
 }
 
-/// A step of the coordinator's own in the build's progress.
-pub struct Step {
-    progress: Arc<Progress>,
-    vertex: Vertex,
-}
-
-impl Step {
-    /// Something within the step, shown below it with its own clock: begun now, and done when `done`.
-    pub fn status(&self, name: &str, stage: Phase) {
-        let at = now();
-        let status = VertexStatus {
-            id: name.to_owned(),
-            vertex: self.vertex.digest.clone(),
-            name: name.to_owned(),
-            timestamp: Some(at),
-            started: Some(at),
-            completed: (stage == Phase::Done).then_some(at),
-            ..VertexStatus::default()
-        };
-        self.push(StatusResponse {
-            statuses: vec![status],
-            ..StatusResponse::default()
-        });
-    }
-
-    /// A warning, which buildx shows below the step and again at the end.
-    pub fn warn(&self, text: &str) {
-        self.push(StatusResponse {
-            warnings: vec![VertexWarning {
-                vertex: self.vertex.digest.clone(),
-                level: 1,
-                short: text.as_bytes().to_vec(),
-                ..VertexWarning::default()
-            }],
-            ..StatusResponse::default()
-        });
-    }
-
-    /// A line of text below the step.
-    pub fn log(&self, line: &str) {
-        self.push(StatusResponse {
-            logs: vec![VertexLog {
-                vertex: self.vertex.digest.clone(),
-                timestamp: Some(now()),
-                stream: 1,
-                msg: format!("{line}\n").into_bytes(),
-            }],
-            ..StatusResponse::default()
-        });
-    }
-
-    /// Ends the step with an error.
-    pub fn fail(mut self, error: &str) {
-        error.clone_into(&mut self.vertex.error);
-    }
-
-    fn send(&self) {
-        self.push(StatusResponse {
-            vertexes: vec![self.vertex.clone()],
-            ..StatusResponse::default()
-        });
-    }
-
-    fn push(&self, status: StatusResponse) {
-        let mut inner = self.progress.lock();
-        self.progress.push(&mut inner, status);
-    }
-}
-
-impl Drop for Step {
-    fn drop(&mut self) {
-        self.vertex.completed = Some(now());
-        self.send();
-    }
-}
-
-/// How far something within a [`Step`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It began.
-    Begun,
-    /// It is over.
-    Done,
-}
-
-/// A place in the story. Each reader goes at its own pace.
-pub struct Reader {
-    progress: Arc<Progress>,
-    end: watch::Receiver<Option<u64>>,
-    next: u64,
-}
-
-impl Reader {
-    /// What comes next, waiting for it; `None` at the end of the story.
-    pub async fn next(&mut self) -> Option<Arc<StatusResponse>> {
-        loop {
-            let end = *self.end.borrow_and_update();
-            if let Some(status) = self.take() {
-                return Some(status);
-            }
-            end?;
-            if self.end.changed().await.is_err() {
-                return None;
-            }
-        }
-    }
-
-    fn take(&mut self) -> Option<Arc<StatusResponse>> {
-        let inner = self.progress.lock();
-        if self.next < inner.first {
-            // What was missed is gone; what matters of it is how each vertex stands now.
-            self.next = inner.first;
-            return Some(Arc::new(StatusResponse {
-                vertexes: inner.vertices.clone(),
-                ..StatusResponse::default()
-            }));
-        }
-        let place = usize::try_from(self.next - inner.first).ok()?;
-        let entry = inner.log.get(place)?;
-        self.next += 1;
-        Some(Arc::clone(&entry.status))
-    }
-}
-
 /// A vertex's name with the agent that has it: buildx's own way of naming nodes.
 fn with_agent(agent: &str, name: &str) -> String {
     match name.strip_prefix('[') {
@@ -487,6 +367,8 @@ fn nanos(t: Timestamp) -> i128 {
 
 #[cfg(test)]
 mod tests {
+    use bollard_buildkit_proto::moby::buildkit::v1::VertexLog;
+
     use super::*;
 
     fn vertex(digest: &str, name: &str) -> StatusResponse {
