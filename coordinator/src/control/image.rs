@@ -3,12 +3,15 @@
 //! Pure. Pushing is [`super::publish`]'s. The rules are BuildKit's own (`exporter/containerimage`), so that what croft publishes is what
 //! one engine would have published.
 
+mod annotation;
+
 use std::collections::BTreeMap;
 
 use oci_client::Reference;
 use serde::{Deserialize, Serialize};
 
 use crate::registry::{self, RegistryError};
+use annotation::{Annotation, Level, pairs};
 
 /// An `image` exporter with `push=true`. Stored as the attributes that it was given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,23 +103,6 @@ pub enum OutputError {
     /// A bare manifest has no index.
     #[error("index annotations not supported for single platform export")]
     AnnotationBare,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Annotation {
-    level: Level,
-    /// Normalised; none means all platforms.
-    platform: Option<String>,
-    key: String,
-    value: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Level {
-    Index,
-    IndexDescriptor,
-    Manifest,
-    ManifestDescriptor,
 }
 
 impl TryFrom<BTreeMap<String, String>> for ImageOutput {
@@ -377,59 +363,6 @@ struct Index {
     manifests: Vec<Descriptor>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
-}
-
-impl Annotation {
-    /// `annotation[-level][[platform]].key`; `None` if the attribute is no annotation.
-    fn parse(attr: &str, value: &str) -> Result<Option<Self>, OutputError> {
-        let Some(rest) = attr.strip_prefix("annotation") else {
-            return Ok(None);
-        };
-        let (head, key) = match rest.find(['.', '[']) {
-            Some(at) if rest.as_bytes()[at] == b'[' => match rest.find("].") {
-                Some(end) => (&rest[..=end], &rest[end + 2..]),
-                None => return Ok(None),
-            },
-            Some(at) => (&rest[..at], &rest[at + 1..]),
-            None => return Ok(None),
-        };
-        let (level, platform) = match head.split_once('[') {
-            Some((level, platform)) => (level, Some(platform.trim_end_matches(']'))),
-            None => (head, None),
-        };
-        let level = match level {
-            "" | "-manifest" => Level::Manifest,
-            "-manifest-descriptor" => Level::ManifestDescriptor,
-            "-index" => Level::Index,
-            "-index-descriptor" => Level::IndexDescriptor,
-            other => {
-                return match other.strip_prefix('-') {
-                    Some(level) => Err(OutputError::Annotation(level.to_owned())),
-                    None => Ok(None),
-                };
-            }
-        };
-        let platform = match platform {
-            Some(text) => Some(
-                text.parse::<croft_planner::Platform>()
-                    .map_err(|_| OutputError::AnnotationPlatform(text.to_owned()))?
-                    .to_string(),
-            ),
-            None => None,
-        };
-        Ok(Some(Self {
-            level,
-            platform,
-            key: key.to_owned(),
-            value: value.to_owned(),
-        }))
-    }
-}
-
-fn pairs<'a>(annotations: impl Iterator<Item = &'a Annotation>) -> BTreeMap<String, String> {
-    annotations
-        .map(|a| (a.key.clone(), a.value.clone()))
-        .collect()
 }
 
 /// Takes a boolean out of attributes, by the rules of Go's `strconv.ParseBool`; an empty value means true, as buildx has it.
