@@ -7,7 +7,7 @@ use croft_buildkit::{
 use prost::Message;
 use tonic::Status;
 
-use crate::{ledger::StopReason, work::Output};
+use crate::{stop::StopReason, work::Output};
 
 /// Whose fault a failure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,20 +5,19 @@
 //! error sticks to a vertex as long as any job holds that vertex, so a job that failed is closed at once and the next try starts clean.
 //! What is solved in the jobs is `stage`'s and `questions`' business.
 
+mod job;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use croft_buildkit::{
-    api::{
-        control::{StatusRequest, StatusResponse},
-        frontend,
-    },
+    api::control::{StatusRequest, StatusResponse},
     engine::Engine,
     gateway::{BuildRef, Gateway, GatewaySpec},
     session::SessionSpec,
@@ -34,18 +33,18 @@ use crate::{
     failure::Failure,
     health::Health,
     ids::{BuildId, OutputId},
-    ledger::{Ledger, Report, StopReason, Tally},
+    ledger::{Ledger, Report, Tally},
     progress::{ProgressQueue, Source},
     sessions::{Lease, Sessions},
+    stop::StopReason,
     tunnel::User,
     vertices::{Edge, JobId, Vertices},
     work::BuildContext,
 };
+use job::Job;
 
 /// How long the engine's last words on a solve are waited for once the solve has ended.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long the engine may take to let go of a job.
-const CLOSING: Duration = Duration::from_secs(10);
 /// How long the fate of a solve's vertices is waited for. An engine that merged a vertex into an equal one never tells it, and the count is
 /// for people only.
 const FATE: Duration = Duration::from_millis(300);
@@ -94,17 +93,6 @@ struct Held {
     jobs: Vec<Job>,
     /// What was solved in them.
     results: HashSet<Edge>,
-}
-
-/// A gateway job in a keeper. Dropping it cancels what runs in it.
-pub struct Job {
-    gateway: Gateway,
-    /// Its end is ours, not the engine's.
-    over: CancellationToken,
-    /// All that the engine says of it has been told.
-    told: CancellationToken,
-    id: JobId,
-    keeper: Weak<Keeper>,
 }
 
 /// The vertices that an attempt began with before any other that is at them, for as long as it runs.
@@ -495,48 +483,5 @@ impl Keeper {
         let held = std::mem::take(&mut *lock(&self.held));
         join_all(held.jobs.into_iter().map(Job::close)).await;
         lock(&self.leases).clear();
-    }
-}
-
-impl Job {
-    /// Solves a frontend or a definition.
-    pub async fn solve(
-        &self,
-        request: frontend::SolveRequest,
-    ) -> Result<frontend::SolveResponse, Status> {
-        self.gateway.solve(request).await
-    }
-
-    /// A client for the gateway's other calls.
-    pub fn bridge(&self) -> croft_buildkit::engine::Bridge {
-        self.gateway.bridge()
-    }
-
-    /// Ends it in good order, and waits for the engine to let go of it for as long as is sensible.
-    pub async fn close(self) {
-        self.retire();
-        match tokio::time::timeout(CLOSING, self.gateway.close()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(status)) => {
-                tracing::debug!(error = status.message(), "a job did not end in good order")
-            }
-            Err(_) => tracing::warn!("the engine does not let go of a job"),
-        }
-        let _ = tokio::time::timeout(LAST_WORDS, self.told.cancelled()).await;
-    }
-}
-
-impl Job {
-    fn retire(&self) {
-        self.over.cancel();
-        if let Some(keeper) = self.keeper.upgrade() {
-            lock(&keeper.vertices).retire(self.id);
-        }
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        self.retire();
     }
 }

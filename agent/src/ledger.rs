@@ -5,59 +5,22 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     failure::Failure,
     ids::{AttemptId, BuildId, OutputId, Token},
+    stop::{Stop, StopReason},
     work::Offer,
 };
 
 /// How many attempts are taken for each slot. The coordinator counts the slots: it may give more stages than there are, ahead of what they
 /// take from others that run here, but no more than that.
 const AHEAD_FACTOR: usize = 2;
-
-/// Why an attempt has to stop.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopReason {
-    /// The coordinator doesn't want it any more, for this reason.
-    Cancelled(String),
-    /// The lease ended: nobody waits for a result.
-    LeaseLost,
-    /// The agent itself ends.
-    AgentEnds,
-}
-
-/// How an attempt is told to stop.
-#[derive(Debug, Clone, Default)]
-pub struct Stop {
-    token: CancellationToken,
-    reason: Arc<OnceLock<StopReason>>,
-}
-
-impl Stop {
-    fn now(&self, reason: StopReason) {
-        // Of two reasons the first counts.
-        let _ = self.reason.set(reason);
-        self.token.cancel();
-    }
-
-    /// Whether the attempt has to stop.
-    fn is_requested(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
-    /// Waits until the attempt has to stop.
-    pub async fn requested(&self) -> StopReason {
-        self.token.cancelled().await;
-        self.reason.get().cloned().unwrap_or(StopReason::LeaseLost)
-    }
-}
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -356,6 +319,8 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::work::BuildContext;
     use futures::FutureExt;
 

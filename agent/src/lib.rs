@@ -26,6 +26,7 @@ mod questions;
 mod sessions;
 pub mod space;
 mod stage;
+mod stop;
 pub mod telemetry;
 mod trial;
 mod tunnel;
