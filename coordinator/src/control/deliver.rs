@@ -16,10 +16,11 @@ use serde_json::value::RawValue;
 use tonic::Status;
 
 use super::Control;
-use super::build::{Build, Planned, ResultTarget};
+use super::build::Build;
 use super::failure::{Failure, Result};
 use super::image::Shape;
 use super::outputs::{Delivery, Exporter};
+use super::planned::{Planned, ResultTarget};
 use super::stages::Manifest;
 
 /// The call with which engines send outputs to a client.

@@ -5,22 +5,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use croft_planner::{Binding, Bound, CutEdge, EdgeId, Output, PlannedTarget, Stage};
+use croft_planner::{Binding, Bound, EdgeId, Output, Stage};
 use croft_proto::v1 as wire;
 use croft_scheduler::place::{Decision, ReadyStage, Reason, Refusal, Supply, place};
-use croft_scheduler::{AgentId, AttemptId, FailureKind, FleetView, Retry, StageKey};
+use croft_scheduler::{AgentId, AttemptId, FailureKind, FleetView, StageKey};
 use prost::Message as _;
-use wire::answer::Answer;
 use wire::coordinator_message::Message;
-use wire::request::Request as Ask;
 
 use super::Control;
-use super::build::{Build, Planned, Tell};
-use super::events::{exported_digest, output_name};
-use super::failure::{Failure, Kind, Result};
-use super::stages::Compression;
+use super::build::{Build, Tell};
+use super::events::output_name;
+use super::exports::{export, export_of_edge, export_of_target};
+use super::failure::{Failure, Result};
+use super::planned::Planned;
 use super::{deliver, images};
-use crate::store::{self, Epoch, Hold, NewAttempt, OutputState, Snapshot, Wake, Wants};
+use crate::store::{self, Epoch, Hold, NewAttempt, Snapshot, Wake, Wants};
 
 /// How often the loop looks though nobody woke it: a wake may be missed.
 const POLL: Duration = Duration::from_secs(1);
@@ -436,159 +435,4 @@ impl Offering<'_> {
             Output::Delivery => None,
         }
     }
-}
-
-/// How an edge's result goes to the stage registry.
-fn export_of_edge(
-    control: &Control,
-    build: &Build,
-    planned: &Planned,
-    edge: &CutEdge,
-    bound: &Bound,
-) -> wire::Export {
-    let part = planned.plan.part_of(bound);
-    let compression = match part {
-        Some(_) => Compression::ForTransfer,
-        // Layers of a whole root end up in the user's image as they are compressed here.
-        None => Compression::OfImage(build.request.outputs.compression()),
-    };
-    let mut attrs = control.stages.export_attrs(edge, compression);
-    if let Some(config) = deliver::config_of_edge(planned, edge.id) {
-        // The engine says in it when each layer was made, and that is handed out with the layers.
-        attrs.insert("containerimage.config".to_owned(), config);
-        attrs.remove("source-date-epoch");
-    }
-    wire::Export {
-        r#type: "image".to_owned(),
-        attrs: attrs.into_iter().collect(),
-        title: build
-            .export_title(Output::Edge(edge.id))
-            .unwrap_or_default(),
-        definition: part.map(|part| part.encode_to_vec()).unwrap_or_default(),
-    }
-}
-
-/// How a target's image goes to the user's registries.
-fn export_of_target(
-    build: &Build,
-    planned: &Planned,
-    image: &super::image::ImageOutput,
-    target: &PlannedTarget,
-) -> wire::Export {
-    let mut attrs = image.engine_attrs(&target.platform.to_string());
-    let result = planned.results.targets.get(target.id.index());
-    let config = result.and_then(|r| r.config.as_deref());
-    let base = result.and_then(|r| r.base_config.as_deref());
-    for (key, value) in [
-        ("containerimage.config", config),
-        ("containerimage.base.config", base),
-    ] {
-        if let Some(text) = value.and_then(|bytes| std::str::from_utf8(bytes).ok()) {
-            attrs.insert(key.to_owned(), text.to_owned());
-        }
-    }
-    if let Some(epoch) = build.request.attrs.get("build-arg:SOURCE_DATE_EPOCH") {
-        attrs
-            .entry("source-date-epoch".to_owned())
-            .or_insert_with(|| epoch.clone());
-    }
-    wire::Export {
-        r#type: "image".to_owned(),
-        attrs: attrs.into_iter().collect(),
-        title: build
-            .export_title(Output::Target(target.id))
-            .unwrap_or_default(),
-        definition: Vec::new(),
-    }
-}
-
-/// Has the agent that holds a result export it for others, unless that is under way. When it is there the stage is placed anew.
-fn export(control: &Arc<Control>, build: &Arc<Build>, edge: EdgeId, snapshot: &Snapshot) {
-    let holder = snapshot
-        .ready
-        .iter()
-        .filter(|stage| stage.key.build == build.id())
-        .flat_map(|stage| &stage.inputs)
-        .find(|input| input.edge == edge)
-        .and_then(|input| input.held_on);
-    let Some(holder) = holder else { return };
-    if !build.begin_export(edge) {
-        return;
-    }
-    let (control, build) = (Arc::clone(control), Arc::clone(build));
-    tokio::spawn(async move {
-        let outcome = tokio::select! {
-            outcome = export_held(&control, &build, edge, holder) => outcome,
-            reason = build.cancelled() => Err(Failure::cancelled(reason)),
-        };
-        if let Err(failure) = outcome {
-            tracing::warn!(build = %build.id(), %edge, %failure, "a result can't be handed over");
-            match build.export_failed(edge) {
-                // The stages that wait for it try again with the round after that.
-                Retry::After(pause) if failure.kind != Kind::Build => {
-                    let title = build.export_title(Output::Edge(edge));
-                    let title = title.unwrap_or_default();
-                    let step = build
-                        .progress()
-                        .step(&format!("[croft] {title}: tried again"));
-                    step.log(&failure.message);
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        _ = build.cancelled() => {}
-                    }
-                }
-                // A path that is to be copied isn't there, or the farm has tried often enough.
-                _ => build.fail(failure),
-            }
-        }
-        build.end_export(edge);
-        control.wake();
-    });
-}
-
-async fn export_held(
-    control: &Control,
-    build: &Build,
-    edge: EdgeId,
-    holder: AgentId,
-) -> Result<()> {
-    let lost = || Failure::farm("the result's definition is not known any more");
-    let planned = build.planned().ok_or_else(lost)?;
-    let cut = planned.plan.edge(edge).ok_or_else(lost)?;
-    let outputs = control.store.output_list(build.id()).await?;
-    let still_held = outputs.iter().any(|row| {
-        row.output == Output::Edge(edge)
-            && row.state == OutputState::Held
-            && row.agent == Some(holder)
-    });
-    if !still_held {
-        // It was exported (or lost) after the snapshot was taken.
-        return Ok(());
-    }
-    let bound = planned.bound(Output::Edge(edge), holder).ok_or_else(lost)?;
-    let question = Ask::Export(wire::ExportHeld {
-        context: Some(build.context()),
-        output: Some(wire::Output {
-            id: output_name(Output::Edge(edge)),
-            definition: bound.definition.encode_to_vec(),
-            export: Some(export_of_edge(control, build, planned, cut, &bound)),
-            delivery: None,
-        }),
-    });
-    let Answer::Exported(answer) = control.fleet.ask(holder, question)?.one().await? else {
-        return Err(Failure::farm(
-            "the agent answered something else than an export",
-        ));
-    };
-    let digest = exported_digest(&answer.exporter_response)
-        .ok_or_else(|| Failure::farm("an engine exported a result and did not say which"))?;
-    let response = answer.exporter_response;
-    let exported = control
-        .exported(Some(build.id()), Output::Edge(edge), digest, response)
-        .await?;
-    control
-        .store
-        .output_export(build.id(), edge, holder, &exported)
-        .await?;
-    Ok(())
 }

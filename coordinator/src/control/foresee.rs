@@ -9,8 +9,9 @@ use croft_scheduler::forecast::{Forecast, Prospect, forecast};
 use croft_scheduler::{BuildId, FleetView, Timestamp};
 
 use super::Control;
-use super::build::{Build, Request, Results};
+use super::build::{Build, Request};
 use super::failure::{Failure, Result};
+use super::planned::Results;
 use super::run::{Response, serve_all};
 
 /// Builds that are looked at at once: each has a frontend running.

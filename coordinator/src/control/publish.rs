@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use oci_client::Reference;
 
-use super::build::{Build, Planned};
+use super::build::Build;
 use super::failure::{Failure, Result};
 use super::image::{Descriptor, ImageOutput, OciPlatform, PlatformManifest, Shape};
+use super::planned::Planned;
 use super::progress::{Phase, Step};
 use super::{Control, Sessions, Settings};
 use crate::registry::{self, Login, Registry, RegistryError};

@@ -16,10 +16,11 @@ use croft_scheduler::{AgentId, BuildId, ConnectionId};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use super::build::{Rank, Request, ResultTarget, Results};
+use super::build::{Rank, Request};
 use super::deliver;
 use super::image::{OciPlatform, Shape};
 use super::outputs::Outputs;
+use super::planned::{ResultTarget, Results};
 
 /// Of the format. It grows when an older coordinator would take what is written for something else.
 const VERSION: u32 = 1;

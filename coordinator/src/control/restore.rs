@@ -12,8 +12,9 @@ use croft_scheduler::{AgentId, BuildId, BuildState, StageState};
 use serde_json::json;
 
 use super::Control;
-use super::build::{Build, Planned, Rank};
+use super::build::{Build, Rank};
 use super::failure::{Failure, Result};
+use super::planned::Planned;
 use super::recipe::Recipe;
 use super::record;
 use super::run::Response;

@@ -7,9 +7,10 @@ use croft_planner::{Output, Plan, PlanInput, Platform, Stage, Target};
 use croft_scheduler::{BuildId, FleetView, all_servable, build_platform, servable};
 use serde_json::json;
 
-use super::build::{Build, Planned, Rank, Request, Results};
+use super::build::{Build, Rank, Request};
 use super::failure::{Failure, Kind, Result};
 use super::outputs::Outputs;
+use super::planned::{Planned, Results};
 use super::progress::Ending;
 use super::publish::{Logins, Order, platform_name};
 use super::recipe::Recipe;
