@@ -8,6 +8,7 @@ mod aftermath;
 mod agents;
 mod cable;
 mod clients;
+mod commands;
 mod database;
 mod disk;
 mod engines;
@@ -21,6 +22,7 @@ mod sleep;
 mod stage_registry;
 mod tags;
 mod users_registry;
+mod versions;
 
 use croft_local::{Farm, FarmOptions};
 
