@@ -201,7 +201,7 @@ impl Agent {
     pub(crate) fn hello(&self) -> v1::Hello {
         // In this order: what is lost from here on is told after the hello.
         let keepers = self.keepers.begin_anew();
-        self.ledger.replay();
+        self.ledger.replay(Instant::now());
         let health = self.health.borrow().clone();
         let info = &health.info;
         let abilities = Abilities::pretended(&self.options.pretended)

@@ -73,6 +73,8 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Inner {
     lease: Duration,
+    /// When the last word went out that the coordinator is known to have heard: what it sends from then on was sent later.
+    heard: Option<Instant>,
     attempts: BTreeMap<AttemptId, Entry>,
     /// What this connection has not carried yet.
     reports: VecDeque<Report>,
@@ -108,7 +110,8 @@ impl Ledger {
         self.lock().lease = lease;
     }
 
-    /// Takes an offer; its lease begins `now`.
+    /// Takes an offer. It may have been on its way for long, so its lease begins with the last word that was answered before it came, or `now`
+    /// if there was none.
     pub fn accept(&self, offer: &Offer, now: Instant) -> Result<Stop, Refusal> {
         let mut inner = self.lock();
         if inner.attempts.contains_key(&offer.attempt) {
@@ -119,13 +122,14 @@ impl Ledger {
         if inner.attempts.values().filter(runs).count() >= self.slots.saturating_mul(AHEAD_FACTOR) {
             return Err(Refusal::NoSlot);
         }
+        let renewed = inner.heard.unwrap_or(now);
         let stop = Stop::default();
         inner.attempts.insert(
             offer.attempt.clone(),
             Entry {
                 token: offer.token,
                 build: offer.context.build.clone(),
-                renewed: now,
+                renewed,
                 stop: stop.clone(),
                 said: Vec::new(),
                 finished: false,
@@ -198,6 +202,7 @@ impl Ledger {
     /// The coordinator's answer to the heartbeat that went out at `sent` and named `named`: what isn't renewed is forgotten and stopped.
     pub fn renew(&self, named: &[AttemptId], renewed: &HashSet<AttemptId>, sent: Instant) {
         let mut inner = self.lock();
+        inner.heard = inner.heard.max(Some(sent));
         for attempt in named {
             if renewed.contains(attempt) {
                 if let Some(entry) = inner.attempts.get_mut(attempt) {
@@ -277,9 +282,10 @@ impl Ledger {
         }
     }
 
-    /// Begins anew with the hello of a new connection: all that is still held is said again, in order, after it.
-    pub fn replay(&self) {
+    /// Begins anew with the hello of a new connection, which goes out `now`: all that is still held is said again, in order, after it.
+    pub fn replay(&self, now: Instant) {
         let mut inner = self.lock();
+        inner.heard = Some(now);
         inner.reports = inner
             .attempts
             .values()
@@ -399,10 +405,10 @@ mod tests {
             ),
             "{said:?}"
         );
-        ledger.replay();
+        ledger.replay(now);
         assert_eq!(reports(&ledger), said[1..]);
         ledger.renew(&[id("a")], &HashSet::new(), now);
-        ledger.replay();
+        ledger.replay(now);
         assert_eq!(reports(&ledger), []);
         assert_eq!(ledger.held(), []);
     }
@@ -433,7 +439,7 @@ mod tests {
             Report::Finished(id(attempt), Token(7), Outcome::Failed(failure))
         };
         assert_eq!(reports(&ledger), [failed("a"), failed("b")]);
-        ledger.replay();
+        ledger.replay(now);
         assert_eq!(reports(&ledger), [failed("a"), failed("b")]);
     }
 
@@ -463,6 +469,24 @@ mod tests {
         assert_eq!(ledger.expire(sent + LEASE), None);
         assert_eq!(stop.requested().now_or_never(), Some(StopReason::LeaseLost));
         assert_eq!(ledger.held(), []);
+    }
+
+    #[test]
+    fn the_lease_of_an_offer_that_was_long_on_its_way_began_before_it_came() {
+        let ledger = ledger(2);
+        let start = Instant::now();
+        ledger.replay(start);
+        let late = ledger.accept(&offer("a"), start + 2 * LEASE);
+        let late = late.expect("a free slot");
+        assert_eq!(ledger.expire(start + 2 * LEASE), None);
+        assert_eq!(late.requested().now_or_never(), Some(StopReason::LeaseLost));
+        // From an answered heartbeat on it is known to be no older than that.
+        let sent = start + 2 * LEASE;
+        ledger.renew(&[], &HashSet::new(), sent);
+        ledger
+            .accept(&offer("b"), sent + LEASE / 2)
+            .expect("a free slot");
+        assert_eq!(ledger.expire(sent + LEASE / 2), Some(sent + LEASE));
     }
 
     #[test]

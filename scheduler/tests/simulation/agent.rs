@@ -36,6 +36,8 @@ pub struct Agent {
     /// coordinator would take it for the one that it knows.
     pub lost: BTreeSet<BuildId>,
     pub runs: BTreeMap<AttemptId, Run>,
+    /// When the last word went out that the coordinator is known to have heard: what it sends from then on was sent later.
+    pub heard: Timestamp,
     /// Results that it made though nobody had asked it to: they must never reach an image.
     pub strays: u64,
 }
@@ -146,6 +148,7 @@ impl Agent {
             keepers: BTreeMap::new(),
             lost: BTreeSet::new(),
             runs: BTreeMap::new(),
+            heard: Timestamp(0),
             strays: 0,
         }
     }
@@ -204,7 +207,7 @@ impl Agent {
     }
 
     /// Takes an offer. Returns what is to be said at once.
-    pub fn take(&mut self, offer: &Offer, now: Timestamp) -> Vec<Report> {
+    pub fn take(&mut self, offer: &Offer) -> Vec<Report> {
         let Offer { attempt, token, .. } = *offer;
         if self.runs.contains_key(&attempt) {
             return Vec::new();
@@ -247,7 +250,8 @@ impl Agent {
             token,
             key: offer.key,
             origin: Rc::new(origin),
-            renewed: now,
+            // It may have been on its way for long.
+            renewed: self.heard,
             said: Vec::new(),
             finished: false,
             failed: None,
@@ -329,6 +333,7 @@ impl Agent {
     }
 
     pub fn renew(&mut self, named: &[AttemptId], renewed: &BTreeSet<AttemptId>, sent: Timestamp) {
+        self.heard = self.heard.max(sent);
         for attempt in named {
             match self.runs.get_mut(attempt) {
                 Some(run) if renewed.contains(attempt) => run.renewed = run.renewed.max(sent),

@@ -232,6 +232,7 @@ impl Farm {
             return;
         }
         for (agent, id, token) in self.books.expired(self.now) {
+            judge::let_go(&self.agents[&agent], id, self.terms.lease, self.now);
             self.failed(agent, id, token, AttemptEvent::LeaseEnded);
             self.order(agent, Order::Cancel(id));
         }

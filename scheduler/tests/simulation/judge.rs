@@ -1,13 +1,16 @@
 //! The promises, checked as the simulation goes on and when it is over.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use croft_scheduler::fleet::{AgentView, FleetView, Start};
 use croft_scheduler::place::{Decision, ReadyStage, Refusal};
 use croft_scheduler::{
-    AgentId, AttemptState, BuildId, BuildState, FailureKind, FarmBudget, StageState, Token,
+    AgentId, AttemptId, AttemptState, BuildId, BuildState, FailureKind, FarmBudget, StageState,
+    Timestamp, Token,
 };
 
+use super::agent::Agent;
 use super::books::{Books, End};
 use super::support::could;
 
@@ -90,6 +93,18 @@ pub fn published(books: &Books, id: BuildId) {
             let first = made.entry(*stage).or_insert(*token);
             assert_eq!(first, token, "build {id}: two results of stage {stage} mix");
         }
+    }
+}
+
+/// An agent lets go of an attempt, by its own reckoning, before its lease ends and another may be given the stage.
+pub fn let_go(agent: &Agent, id: AttemptId, lease: Duration, now: Timestamp) {
+    let runs = agent.runs.get(&id).filter(|run| !run.finished);
+    if let Some(run) = runs {
+        assert!(
+            run.renewed + lease <= now,
+            "{} goes on with {id:?}",
+            agent.view.name
+        );
     }
 }
 

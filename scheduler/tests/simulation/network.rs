@@ -66,6 +66,7 @@ impl Farm {
         (one.connection, one.linked) = (one.connection + 1, true);
         // The hello tells by what it leaves out, before anything else can be told.
         one.lost.clear();
+        one.heard = self.now;
         let hello = Report::Hello {
             running: one.held(),
             keepers: one.keepers.keys().copied().collect(),
@@ -186,7 +187,7 @@ impl Farm {
         });
         let one = self.agents.get_mut(&agent).expect("an agent of ours");
         let incarnation = one.incarnation;
-        let said = one.take(&offer, self.now);
+        let said = one.take(&offer);
         let refused = matches!(said.first(), None | Some(Report::Finished(..)));
         said.into_iter().for_each(|report| self.say(agent, report));
         if refused {
