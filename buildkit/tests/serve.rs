@@ -17,7 +17,7 @@ use croft_buildkit::{
     api::control::{Exporter, SolveRequest, SolveResponse, control_client::ControlClient},
     gateway::BuildRef,
     session::{
-        BoxError, SessionId,
+        BoxError, EngineSession, SessionHandler, SessionId, SessionReply, SessionRequest,
         auth::Credentials,
         serve::{CredentialSource, Output, Secret, Services},
     },
@@ -49,10 +49,22 @@ impl Client {
         exporters: Vec<Exporter>,
         options: &[(&str, &str)],
     ) -> Result<SolveResponse, Status> {
+        self.build_in(services, |services| services, exporters, options)
+            .await
+    }
+
+    /// The same with something between the engine and the services.
+    async fn build_in<H: SessionHandler>(
+        &self,
+        services: Services,
+        handler: impl FnOnce(Services) -> H,
+        exporters: Vec<Exporter>,
+        options: &[(&str, &str)],
+    ) -> Result<SolveResponse, Status> {
         let id = SessionId::unique();
-        let session = services
-            .open(self.channel.clone(), id.clone(), self.key.as_str())
-            .await?;
+        let spec = services.spec(id.clone(), self.key.as_str());
+        let handler = Arc::new(handler(services));
+        let session = EngineSession::open_over(self.channel.clone(), &spec, handler).await?;
         let request = SolveRequest {
             r#ref: BuildRef::unique().to_string(),
             session: id.into(),
@@ -189,6 +201,8 @@ fn odd_context(root: &Path) {
     ] {
         write(root, name, name);
     }
+    // Engines take equal content for the same, with the times of what they saw first.
+    write(root, "own", BuildRef::unique().to_string());
     write(root, "empty", "");
     fs::create_dir(root.join("empty folder")).unwrap();
     let large: Vec<u8> = (0..5_000_011u32)
@@ -311,6 +325,84 @@ async fn a_tar_comes_out_as_with_buildx_into_a_file_or_a_stream() {
             .any(|name| name.as_encoded_bytes().starts_with(b".croft")),
         "{left:?}"
     );
+}
+
+#[tokio::test]
+async fn an_image_comes_out_blob_by_blob_as_with_buildx() {
+    let bench = Bench::start().await;
+    let folder = bench.path("context");
+    write(&folder, "data", vec![7; 3 << 20]);
+    let dockerfile = "FROM scratch\nCOPY . /\n";
+    let epoch = [("build-arg:SOURCE_DATE_EPOCH", "1700000000")];
+    let args = [
+        "--build-arg=SOURCE_DATE_EPOCH=1700000000",
+        "--output=type=oci,tar=false,dest=theirs",
+    ];
+    succeeded(bench.build(dockerfile, &args).await);
+    let client = Client::of(&bench).await;
+    for again in [false, true] {
+        let services = context(&folder).output(0, Output::layout(bench.path("ours")));
+        let exporters = vec![Exporter {
+            r#type: "oci".into(),
+            attrs: HashMap::from([("tar".into(), "false".into())]),
+        }];
+        let solved = client.build(services, exporters, &epoch).await;
+        let solved = solved.unwrap_or_else(|status| panic!("again: {again}: {status}"));
+        let digest = &solved.exporter_response["containerimage.digest"];
+        let [theirs, ours] = ["theirs", "ours"].map(|name| tree(&bench.path(name).join("blobs")));
+        let content = |tree: BTreeMap<String, String>| -> BTreeMap<_, _> {
+            let entries = tree.into_iter();
+            entries
+                .map(|(name, seen)| (name, seen.rsplit_once(' ').unwrap().1.to_owned()))
+                .collect()
+        };
+        assert!(ours.contains_key(&digest.replace(':', "/")), "{ours:?}");
+        assert_eq!(content(ours), content(theirs));
+    }
+}
+
+/// As newer engines do, says with what is sent that it is all of it. Those of these tests know nothing of that, but what they send of one
+/// platform is the same.
+struct Newer(Services);
+
+impl SessionHandler for Newer {
+    fn handle(&self, mut request: SessionRequest) -> SessionReply {
+        if request.uri().path().ends_with("FileSend/DiffCopy") {
+            let said = "1".parse().unwrap();
+            request
+                .headers_mut()
+                .insert("buildkit-exporter-multi-platform", said);
+        }
+        self.0.handle(request)
+    }
+}
+
+#[tokio::test]
+async fn a_folder_becomes_what_the_result_is_if_the_engine_sends_all_of_it_at_once() {
+    let bench = Bench::start().await;
+    let folder = bench.path("context");
+    odd_context(&folder);
+    let client = Client::of(&bench).await;
+    let plain = context(&folder).output(0, Output::folder(bench.path("plain")));
+    client
+        .build(plain, exporter("local"), NO_CACHE)
+        .await
+        .unwrap();
+    let out = bench.path("out");
+    write(&out, "deep/er/other", "other");
+    write(&out, "plain/was a folder", "");
+    symlink("/etc", out.join("etc")).unwrap();
+    let before = tree(&out);
+    let services = || context(&folder).output(0, Output::mirror(&out));
+    let refused = client.build(services(), exporter("local"), &[]).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.message().contains("mode=delete"), "{refused}");
+    assert_eq!(tree(&out), before);
+    client
+        .build_in(services(), Newer, exporter("local"), NO_CACHE)
+        .await
+        .unwrap();
+    assert_eq!(tree(&out), tree(&bench.path("plain")));
 }
 
 /// What was written.

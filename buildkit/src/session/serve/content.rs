@@ -1,5 +1,5 @@
-//! The content service of a client (containerd's): OCI layout folders, of which a build reads blobs. It reads only; what would be written
-//! goes to a registry or into an archive.
+//! The content service of a client (containerd's): OCI layout folders, of which a build reads blobs. Those that it writes are
+//! [`super::ingest`]'s.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ const READ: &str = "/containerd.services.content.v1.Content/Read";
 pub(super) const METHODS: [&str; 2] = [INFO, READ];
 
 /// Says which store is meant.
-const STORE: &str = "buildkit-attachable-store-id";
+pub(super) const STORE: &str = "buildkit-attachable-store-id";
 /// The longest question, in bytes.
 const QUESTION_LIMIT: usize = 64 << 10;
 /// How much of a blob goes into one message, in bytes, and how many messages may wait for the connection.
@@ -121,8 +121,8 @@ async fn answered(
     Ok(streamed(ReceiverStream::new(parts)))
 }
 
-/// Opens a blob by its digest, and tells its length. Blocks.
-fn open(layout: &Path, digest: &str) -> Result<(File, i64), Status> {
+/// Where a layout has a blob.
+pub(super) fn place(layout: &Path, digest: &str) -> Result<PathBuf, Status> {
     let hex = digest.split_once(':').filter(|(algorithm, hex)| {
         let length = match *algorithm {
             "sha256" => 64,
@@ -133,7 +133,12 @@ fn open(layout: &Path, digest: &str) -> Result<(File, i64), Status> {
     });
     let (algorithm, hex) =
         hex.ok_or_else(|| Status::invalid_argument(format!("{digest:?} is no digest")))?;
-    let path = layout.join("blobs").join(algorithm).join(hex);
+    Ok(layout.join("blobs").join(algorithm).join(hex))
+}
+
+/// Opens a blob by its digest, and tells its length. Blocks.
+fn open(layout: &Path, digest: &str) -> Result<(File, i64), Status> {
+    let path = place(layout, digest)?;
     let opened = File::open(&path).and_then(|blob| Ok((blob.metadata()?, blob)));
     match opened {
         Ok((found, blob)) if found.is_file() => {

@@ -11,6 +11,7 @@ mod content;
 mod files;
 mod follow;
 mod gopath;
+mod ingest;
 mod keys;
 mod output;
 mod packet;
@@ -34,13 +35,13 @@ use futures::FutureExt;
 use tokio::io::AsyncRead;
 use tonic::{Code, Status, transport::Channel};
 
-use self::upload::Uploads;
 pub use self::{
     auth::CredentialSource,
     output::Output,
     secrets::{SECRET_LIMIT, Secret, SecretError},
     ssh::{SshAgent, SshError},
 };
+use self::{ingest::Ingests, upload::Uploads};
 use super::{
     EngineSession, SessionHandler, SessionId, SessionReply, SessionRequest, SessionResponse,
     SessionSpec,
@@ -59,6 +60,7 @@ pub struct Services {
     layouts: HashMap<String, PathBuf>,
     credentials: Option<Arc<dyn CredentialSource>>,
     uploads: Uploads,
+    ingests: Ingests,
     sent: Arc<Sent>,
 }
 
@@ -151,6 +153,7 @@ impl Services {
         };
         also(!self.folders.is_empty(), &[files::METHOD]);
         also(!self.outputs.is_empty(), &[output::METHOD]);
+        also(ingest::layout(&self.outputs).is_some(), &[ingest::METHOD]);
         also(!self.secrets.is_empty(), &[secrets::METHOD]);
         also(!self.agents.is_empty(), &ssh::METHODS);
         also(!self.layouts.is_empty(), &content::METHODS);
@@ -207,6 +210,7 @@ impl SessionHandler for Services {
         match path {
             files::METHOD => files::answer(&self.folders, &self.sent, request).boxed(),
             output::METHOD => output::answer(&self.outputs, request).boxed(),
+            ingest::METHOD => self.ingests.answer(&self.outputs, request).boxed(),
             secrets::METHOD => secrets::answer(self.secrets.clone(), request).boxed(),
             upload::METHOD => self.uploads.answer(&request).boxed(),
             _ if AUTH_METHODS.contains(&path) => {

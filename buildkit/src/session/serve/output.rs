@@ -1,4 +1,5 @@
-//! What a build gives back: a client's FileSend service, in which exporters write folders and files. Folders are [`super::receive`]'s.
+//! What a build gives back: a client's FileSend service, in which exporters write folders and files. Folders are [`super::receive`]'s, images
+//! blob by blob [`super::ingest`]'s.
 
 use std::{
     collections::HashMap,
@@ -15,13 +16,16 @@ use tonic::Status;
 
 use super::{
     packet::{Messages, Piece, streamed},
-    receive, response,
+    receive::{self, Others},
+    response,
 };
 use crate::session::{SessionBody, SessionId, SessionRequest, SessionResponse};
 
 pub(super) const METHOD: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 /// Says which exporter it is, where a solve has several; older engines say nothing.
 const EXPORTER: &str = "buildkit-attachable-exporter-id";
+/// Said by engines that send all platforms of a folder in one call.
+const WHOLE: &str = "buildkit-exporter-multi-platform";
 /// How many messages may wait to be written.
 const QUEUE: usize = 16;
 
@@ -31,7 +35,8 @@ pub struct Output(Target);
 
 #[derive(Clone)]
 enum Target {
-    Folder(PathBuf),
+    Folder(PathBuf, Others),
+    Layout(PathBuf),
     File(PathBuf),
     Stream(Arc<Mutex<Option<Writer>>>),
 }
@@ -41,7 +46,20 @@ type Writer = Box<dyn Write + Send>;
 impl Output {
     /// Into this folder, which is made if it isn't there; what is in it stays, but for what has the same name. For exporter `local`.
     pub fn folder(path: impl Into<PathBuf>) -> Self {
-        Self(Target::Folder(path.into()))
+        Self(Target::Folder(path.into(), Others::Stay))
+    }
+
+    /// Into this folder, in which nothing else is left when all of it is there. For exporter `local` with `mode=delete`; engines that don't
+    /// know this are refused, as one of theirs that sends several platforms one by one would have each delete the others.
+    pub fn mirror(path: impl Into<PathBuf>) -> Self {
+        Self(Target::Folder(path.into(), Others::Go))
+    }
+
+    /// Into this folder of OCI's layout, blob by blob. For exporters `oci` and `docker` with `tar=false`; BuildKit has one store for all
+    /// exporters of a solve, so one of them at most may have such an output. The layout's index is the caller's to write: which image it
+    /// is, and what it is called, the solve answers at its end.
+    pub fn layout(path: impl Into<PathBuf>) -> Self {
+        Self(Target::Layout(path.into()))
     }
 
     /// Into this file, which is there whole or as it was before. For exporters `tar`, `oci` and `docker`.
@@ -53,12 +71,23 @@ impl Output {
     pub fn stream(writer: impl Write + Send + 'static) -> Self {
         Self(Target::Stream(Arc::new(Mutex::new(Some(Box::new(writer))))))
     }
+
+    /// The folder, if it takes blobs.
+    pub(super) fn as_layout(&self) -> Option<&PathBuf> {
+        match &self.0 {
+            Target::Layout(path) => Some(path),
+            Target::Folder(..) | Target::File(_) | Target::Stream(_) => None,
+        }
+    }
 }
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Target::Folder(path) => f.debug_tuple("Folder").field(path).finish(),
+            Target::Folder(path, others) => {
+                f.debug_tuple("Folder").field(path).field(others).finish()
+            }
+            Target::Layout(path) => f.debug_tuple("Layout").field(path).finish(),
             Target::File(path) => f.debug_tuple("File").field(path).finish(),
             Target::Stream(_) => f.write_str("Stream"),
         }
@@ -76,12 +105,16 @@ pub(super) fn answer(
         .and_then(|id| id.to_str().ok()?.parse().ok())
         .unwrap_or_default();
     let output = outputs.get(&exporter).cloned();
+    let whole = head.headers.get(WHOLE).is_some_and(|said| said == "1");
     async move {
         response(match output.map(|output| output.0) {
-            Some(Target::Folder(path)) => Ok(receive::begin(path, body)),
+            Some(Target::Folder(_, Others::Go)) if !whole => Err(Status::failed_precondition(
+                "this engine can't delete what is not in the result: leave mode=delete out, or update it to BuildKit 0.31 or newer",
+            )),
+            Some(Target::Folder(path, others)) => Ok(receive::begin(path, others, body)),
             Some(Target::File(path)) => write(body, move || Sink::file(path)).await,
             Some(Target::Stream(writer)) => write(body, move || Sink::stream(&writer)).await,
-            None => Err(Status::not_found(format!(
+            Some(Target::Layout(_)) | None => Err(Status::not_found(format!(
                 "exporter {exporter} has no output here"
             ))),
         })
@@ -144,9 +177,23 @@ enum Sink {
 }
 
 /// A file that is deleted unless it takes another one's place.
-struct Draft {
+pub(super) struct Draft {
     path: PathBuf,
     place: PathBuf,
+}
+
+impl Draft {
+    /// A new file in a folder, for a place on the same file system.
+    pub(super) fn begin(folder: &Path, place: PathBuf) -> io::Result<(File, Self)> {
+        let path = folder.join(format!(".croft-{}", SessionId::unique()));
+        let draft = Self { path, place };
+        File::create_new(&draft.path).map(|file| (file, draft))
+    }
+
+    /// Takes the place.
+    pub(super) fn settle(self) -> io::Result<()> {
+        fs::rename(&self.path, &self.place)
+    }
 }
 
 impl Drop for Draft {
@@ -185,7 +232,8 @@ impl Sink {
         match self {
             Self::Stream(mut writer) => Ok(writer.flush()?),
             Self::File { path, draft, .. } => match draft {
-                Some(draft) => fs::rename(&draft.path, &draft.place)
+                Some(draft) => draft
+                    .settle()
                     .map_err(|source| WriteError::File { path, source }),
                 None => Ok(()),
             },
@@ -199,13 +247,9 @@ fn create(path: &Path) -> io::Result<(File, Option<Draft>)> {
     let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let found = fs::metadata(&place).ok();
     if found.as_ref().is_none_or(fs::Metadata::is_file) {
-        let name = format!(".croft-{}", SessionId::unique());
-        let draft = Draft {
-            path: place.with_file_name(name),
-            place: place.clone(),
-        };
-        match File::create_new(&draft.path) {
-            Ok(file) => {
+        let folder = place.parent().unwrap_or(Path::new(""));
+        match Draft::begin(folder, place.clone()) {
+            Ok((file, draft)) => {
                 if let Some(found) = &found {
                     file.set_permissions(found.permissions())?;
                 }

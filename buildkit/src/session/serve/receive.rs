@@ -4,10 +4,14 @@
 //! is written, whatever the peer puts there first. What stands where something else is to be is deleted, not written through.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsString,
     fs::File,
     io::{self, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStringExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -15,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use rustix::{
     fs::{self as sys, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags},
     io::Errno,
+    path::Arg,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -37,6 +42,15 @@ const OPEN: usize = 64;
 /// How new files and folders are made until they are whole.
 const PRIVATE: Mode = Mode::from_raw_mode(0o700);
 
+/// What becomes of files in a folder that are not in the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Others {
+    /// They stay, but for what stands where something else is to be.
+    Stay,
+    /// They are deleted, once all of the result is there.
+    Go,
+}
+
 /// Why a folder can't be written.
 #[derive(Debug, thiserror::Error)]
 enum ReceiveError {
@@ -55,13 +69,13 @@ enum ReceiveError {
 }
 
 /// Receives a folder, and answers with requests for what is in it.
-pub(super) fn begin(root: PathBuf, body: SessionBody) -> SessionResponse {
+pub(super) fn begin(root: PathBuf, others: Others, body: SessionBody) -> SessionResponse {
     // Requests are few bytes for each file that the peer has described. If they waited for the peer, it might wait for us.
     let (outgoing, answers) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let closed = outgoing.clone();
         let ended = tokio::select! {
-            ended = receive(root, body, outgoing.clone()) => ended,
+            ended = receive(root, others, body, outgoing.clone()) => ended,
             () = closed.closed() => return,
         };
         if let Err(status) = ended {
@@ -74,9 +88,14 @@ pub(super) fn begin(root: PathBuf, body: SessionBody) -> SessionResponse {
 
 type Outgoing = mpsc::UnboundedSender<Result<Bytes, Status>>;
 
-async fn receive(root: PathBuf, body: SessionBody, outgoing: Outgoing) -> Result<(), Status> {
+async fn receive(
+    root: PathBuf,
+    others: Others,
+    body: SessionBody,
+    outgoing: Outgoing,
+) -> Result<(), Status> {
     let (packets, waiting) = mpsc::channel(QUEUE);
-    let writing = tokio::task::spawn_blocking(move || write(root, waiting, &outgoing));
+    let writing = tokio::task::spawn_blocking(move || write(root, others, waiting, &outgoing));
     let mut messages = Messages::new(body);
     while let Some(packet) = messages.next::<Packet>().await? {
         let last = packet.kind == i32::from(Kind::Fin);
@@ -95,10 +114,11 @@ async fn receive(root: PathBuf, body: SessionBody, outgoing: Outgoing) -> Result
 /// Writes what comes until all of it is there and the peer knows. Blocks.
 fn write(
     root: PathBuf,
+    others: Others,
     mut packets: mpsc::Receiver<Packet>,
     outgoing: &Outgoing,
 ) -> Result<(), ReceiveError> {
-    let mut folder = Folder::open(root)?;
+    let mut folder = Folder::open(root, others)?;
     let mut answers = BytesMut::new();
     loop {
         let packet = packets.try_recv().ok().or_else(|| {
@@ -156,12 +176,14 @@ struct Folder {
     links: Vec<Stat>,
     /// Folders get their modes and times when all is in them, the inner ones first.
     folders: BTreeMap<String, Stat>,
+    /// All that was described, if nothing else is to be left.
+    described: Option<BTreeSet<String>>,
     all_described: bool,
     finished: bool,
 }
 
 impl Folder {
-    fn open(root: PathBuf) -> Result<Self, ReceiveError> {
+    fn open(root: PathBuf, others: Others) -> Result<Self, ReceiveError> {
         let opened = std::fs::create_dir_all(&root).and_then(|()| File::open(&root));
         let top = opened.map_err(|source| ReceiveError::Write {
             path: root.clone(),
@@ -175,6 +197,7 @@ impl Folder {
             open: HashMap::new(),
             links: Vec::new(),
             folders: BTreeMap::new(),
+            described: (others == Others::Go).then(BTreeSet::new),
             all_described: false,
             finished: false,
         })
@@ -195,6 +218,9 @@ impl Folder {
     fn described(&mut self, stat: Stat) -> Result<Option<u32>, ReceiveError> {
         if !is_path(&stat.path) {
             return Err(ReceiveError::Path(stat.path));
+        }
+        if let Some(described) = &mut self.described {
+            described.insert(stat.path.clone());
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -265,10 +291,40 @@ impl Folder {
                 sys::linkat(source, first, folder, name, AtFlags::empty())
             })?;
         }
+        if let Some(described) = self.described.take() {
+            self.delete_all_but(&described)?;
+        }
         while let Some((path, stat)) = self.folders.pop_last() {
             let folder = self.way.open(&path);
             let set = folder.and_then(|folder| described_as(folder, &stat));
             set.map_err(|e| self.failed(&path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what is not among these and leads to none of them.
+    fn delete_all_but(&mut self, kept: &BTreeSet<String>) -> Result<(), ReceiveError> {
+        let mut folders = vec![String::new()];
+        while let Some(path) = folders.pop() {
+            let names = self.way.open(&path).and_then(names);
+            for name in names.map_err(|e| self.failed(&path, e))? {
+                let below = name.to_str().map(|name| match path.as_str() {
+                    "" => name.to_owned(),
+                    path => format!("{path}/{name}"),
+                });
+                let stays = below.filter(|below| is_kept(kept, below));
+                let place = self.root.join(&path).join(&name);
+                let within = self.way.open(&path);
+                let done = within.and_then(|folder| match stays {
+                    None => remove(folder, &name, &place),
+                    Some(below) => {
+                        let is_folder = kind(folder, &name)? == Some(FileType::Directory);
+                        folders.extend(is_folder.then_some(below));
+                        Ok(())
+                    }
+                });
+                done.map_err(|e| self.failed(&path, e))?;
+            }
         }
         Ok(())
     }
@@ -343,8 +399,31 @@ fn base(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }
 
+/// Whether a path is among these or on the way to one of them.
+fn is_kept(kept: &BTreeSet<String>, path: &str) -> bool {
+    let below = format!("{path}/");
+    kept.contains(path)
+        || kept
+            .range(below.clone()..)
+            .next()
+            .is_some_and(|next| next.starts_with(&below))
+}
+
+/// All that is in a folder.
+fn names(folder: &OwnedFd) -> Result<Vec<OsString>, Errno> {
+    let mut names = Vec::new();
+    for entry in sys::Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(OsString::from_vec(name.to_vec()));
+        }
+    }
+    Ok(names)
+}
+
 /// What has this name in a folder.
-fn kind(folder: &OwnedFd, name: &str) -> Result<Option<FileType>, Errno> {
+fn kind(folder: &OwnedFd, name: impl Arg) -> Result<Option<FileType>, Errno> {
     match sys::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode))),
         Err(Errno::NOENT) => Ok(None),
@@ -353,7 +432,7 @@ fn kind(folder: &OwnedFd, name: &str) -> Result<Option<FileType>, Errno> {
 }
 
 /// Deletes what has this name in a folder, whose path is `path`.
-fn remove(folder: &OwnedFd, name: &str, path: &Path) -> Result<(), Errno> {
+fn remove(folder: &OwnedFd, name: impl Arg + Copy, path: &Path) -> Result<(), Errno> {
     match kind(folder, name)? {
         Some(FileType::Directory) => {
             std::fs::remove_dir_all(path).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))

@@ -31,7 +31,11 @@ impl Place {
     }
 
     async fn receive(&self, packets: &[Packet]) -> (Vec<Packet>, Status) {
-        let received = heard(begin(self.inside(""), body(packets))).await;
+        self.receive_beside(Others::Stay, packets).await
+    }
+
+    async fn receive_beside(&self, others: Others, packets: &[Packet]) -> (Vec<Packet>, Status) {
+        let received = heard(begin(self.inside(""), others, body(packets))).await;
         let left: Vec<_> = fs::read_dir(self.outside("")).unwrap().collect();
         let victim = fs::read(self.outside("victim")).unwrap();
         assert_eq!((left.len(), &victim[..]), (1, &b"untouched"[..]));
@@ -184,6 +188,60 @@ async fn what_is_there_gives_way_only_to_what_has_its_name() {
     assert_eq!(status.code(), tonic::Code::Ok, "{status}");
     assert!(place.inside("file").is_file() && place.inside("folder/deep").is_dir());
     assert_eq!(fs::read(place.inside("folder/kept")).unwrap(), b"kept");
+}
+
+#[tokio::test]
+async fn of_a_mirror_nothing_else_is_left_and_nothing_outside_is_touched() {
+    let place = Place::new();
+    let fill = || {
+        fs::create_dir_all(place.inside("kept/gone/deep")).unwrap();
+        fs::create_dir_all(place.inside("was a folder")).unwrap();
+        fs::write(place.inside("kept/gone/deep/file"), "").unwrap();
+        fs::write(place.inside("kept/old"), "old").unwrap();
+        fs::write(place.inside("kept2"), "").unwrap();
+        let odd = std::ffi::OsString::from_vec(b"no\xfftext".to_vec());
+        fs::write(place.inside("").join(odd), "").unwrap();
+        symlink(place.outside(""), place.inside("link")).unwrap();
+        symlink(place.outside("victim"), place.inside("kept/link")).unwrap();
+    };
+    fill();
+    let result = [
+        stat("kept", mode::DIR | 0o750),
+        stat("kept/file", 0o644),
+        linked("kept/here", mode::SYMLINK | 0o777, "file"),
+        linked("kept/same", 0o644, "kept/file"),
+        Packet::of(Kind::Stat),
+        data(1, "new"),
+        data(1, ""),
+        Packet::of(Kind::Fin),
+    ];
+    let (_, status) = place.receive_beside(Others::Go, &result).await;
+    assert_eq!(status.code(), tonic::Code::Ok, "{status}");
+    let names = |folder: &str| {
+        let entries = fs::read_dir(place.inside(folder)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(""), ["kept"]);
+    assert_eq!(names("kept"), ["file", "here", "same"]);
+    assert_eq!(fs::read(place.inside("kept/same")).unwrap(), b"new");
+    // The time is the result's, though files of the folder were deleted.
+    let kept = place.inside("kept").metadata().unwrap();
+    assert_eq!(
+        (kept.mtime(), kept.mtime_nsec()),
+        (1_000_000_000, 123_456_789)
+    );
+
+    // What is not whole deletes nothing.
+    fill();
+    let before = names("kept");
+    place.receive_beside(Others::Go, &result[..5]).await;
+    assert_eq!(names("kept"), before);
+    let empty = [Packet::of(Kind::Stat), Packet::of(Kind::Fin)];
+    let (_, status) = place.receive_beside(Others::Go, &empty).await;
+    assert_eq!(status.code(), tonic::Code::Ok, "{status}");
+    assert!(names("").is_empty());
 }
 
 #[tokio::test]
