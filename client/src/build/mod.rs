@@ -9,6 +9,7 @@ pub mod error;
 mod failure;
 pub mod flags;
 mod foresee;
+mod layout;
 mod load;
 mod outcome;
 mod place;
@@ -225,6 +226,11 @@ impl Running<'_> {
             .await;
         session.close().await;
         let response = response?;
+        for exporter in &request.exporters {
+            if let Destination::Layout(folder) = &exporter.destination {
+                layout::enter(folder, &response)?;
+            }
+        }
         let mut said = Vec::new();
         for one in loading {
             let finished = tokio::task::spawn_blocking(|| one.finish()).await;
@@ -288,6 +294,8 @@ fn outputs(request: &Request) -> Result<Vec<(usize, Output)>, BuildError> {
         let output = match &exporter.destination {
             Destination::Elsewhere | Destination::Load => continue,
             Destination::Folder(path) => Output::folder(path),
+            Destination::Mirror(path) => Output::mirror(path),
+            Destination::Layout(path) => Output::layout(path),
             Destination::File(path) => {
                 if let Some(parent) = path.parent() {
                     std::fs::create_dir_all(parent).map_err(BuildError::file("make", parent))?;

@@ -1,6 +1,9 @@
 //! Results: exporters with their attributes, where what they send goes here, tags, annotations, and attestations.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{StandardOutput, Surroundings};
 use crate::build::{error::BuildError, flags::BuildFlags, place, words};
@@ -23,6 +26,10 @@ pub enum Destination {
     Elsewhere,
     /// Into a folder.
     Folder(PathBuf),
+    /// Into a folder, in which nothing else is to be left.
+    Mirror(PathBuf),
+    /// Into a folder of OCI's layout, as an image that is added to those that are there.
+    Layout(PathBuf),
     /// Into a file.
     File(PathBuf),
     /// To standard output.
@@ -38,7 +45,7 @@ pub(super) fn exporters(
     let mut exporters = Vec::new();
     let mut nothing = false;
     for text in flags.output.iter().filter(|text| !text.is_empty()) {
-        match exporter(text, around)? {
+        match exporter(text, flags, around)? {
             Some(exporter) => exporters.push(exporter),
             None => nothing = true,
         }
@@ -65,6 +72,12 @@ pub(super) fn exporters(
             "only one output can go to standard output: give the others a dest=…",
         ));
     }
+    let fills = |e: &&Exporter| matches!(e.destination, Destination::Layout(_));
+    if exporters.iter().filter(fills).count() > 1 {
+        return Err(BuildError::usage(
+            "only one output can have tar=false: make archives of the others",
+        ));
+    }
     let has_file = |e: &Exporter| matches!(e.kind.as_str(), "local" | "tar");
     if flags.iidfile.is_some() && exporters.iter().any(has_file) {
         return Err(BuildError::usage(
@@ -80,7 +93,11 @@ pub(super) fn exporters(
 }
 
 /// One `--output`; none if its type says that there is to be none.
-fn exporter(text: &str, around: &Surroundings) -> Result<Option<Exporter>, BuildError> {
+fn exporter(
+    text: &str,
+    flags: &BuildFlags,
+    around: &Surroundings,
+) -> Result<Option<Exporter>, BuildError> {
     let wrong = |why: &str| BuildError::usage(format!("--output {text}: {why}"));
     let fields = words::fields(text).ok_or_else(|| wrong("a quote is in the wrong place"))?;
     let mut attrs = BTreeMap::new();
@@ -124,27 +141,33 @@ fn exporter(text: &str, around: &Surroundings) -> Result<Option<Exporter>, Build
         }
         "image" => Destination::Elsewhere,
         "local" => {
-            if attrs.get("mode").is_some_and(|mode| mode == "delete") {
-                return Err(wrong(
-                    "mode=delete is not supported: empty the folder before, and leave it out",
-                ));
+            let path = folder(dest.as_deref(), around).map_err(wrong)?;
+            let mode = attrs.get("mode").map_or("", |mode| mode.trim());
+            match mode.to_ascii_lowercase().as_str() {
+                "" | "copy" => Destination::Folder(path),
+                "delete" if may_delete(&path, flags, around) => Destination::Mirror(path),
+                "delete" => {
+                    return Err(wrong(&format!(
+                        "whatever else is in {} would be deleted: give a folder below the working folder, or say that you mean it with --allow={DELETE}",
+                        path.display()
+                    )));
+                }
+                _ => return Err(wrong("there are the modes copy and delete")),
             }
-            folder(dest.as_deref(), around).map_err(wrong)?
         }
         "tar" => stream(dest.as_deref().or(Some("-")), around).map_err(|why| wrong(&why))?,
         "oci" | "docker" => {
-            if attrs.get("tar").and_then(|tar| words::truth(tar)) == Some(false) {
-                return Err(wrong(
-                    "tar=false is not supported: leave it out and unpack the archive",
-                ));
-            }
             if attrs.contains_key("context") {
                 return Err(wrong(
                     "context=… is not supported: set DOCKER_HOST or DOCKER_CONTEXT instead",
                 ));
             }
-            let dest = dest.as_deref().or((kind == "oci").then_some("-"));
-            stream(dest, around).map_err(|why| wrong(&why))?
+            if attrs.get("tar").and_then(|tar| words::truth(tar)) == Some(false) {
+                Destination::Layout(folder(dest.as_deref(), around).map_err(wrong)?)
+            } else {
+                let dest = dest.as_deref().or((kind == "oci").then_some("-"));
+                stream(dest, around).map_err(|why| wrong(&why))?
+            }
         }
         other => {
             return Err(wrong(&format!(
@@ -162,16 +185,54 @@ fn exporter(text: &str, around: &Surroundings) -> Result<Option<Exporter>, Build
     }))
 }
 
-fn folder(dest: Option<&str>, around: &Surroundings) -> Result<Destination, &'static str> {
+fn folder(dest: Option<&str>, around: &Surroundings) -> Result<PathBuf, &'static str> {
     let dest = dest.ok_or("dest is missing: add the folder, dest=…")?;
     if dest == "-" {
-        return Err("a folder cannot go to standard output: give one as dest, or use type=tar");
+        return Err("a folder cannot go to standard output: give one as dest, or make an archive");
     }
     let path = around.path(dest);
     match path.exists() && !path.is_dir() {
         true => Err("dest is a file: give a folder"),
-        false => Ok(Destination::Folder(path)),
+        false => Ok(path),
     }
+}
+
+/// What allows a build to delete files of its client's outside of the working folder. The name is buildx's.
+pub(super) const DELETE: &str = "buildx.local.delete";
+
+/// Whether what is in a folder may be deleted: if it is one below the working folder, or if the user says so.
+fn may_delete(path: &Path, flags: &BuildFlags, around: &Surroundings) -> bool {
+    let allowed = flags.allow.iter().any(|name| name == DELETE);
+    let inside = || {
+        let working = resolved(&around.folder)?;
+        let below = resolved(path)?
+            .strip_prefix(working)
+            .ok()?
+            .components()
+            .count()
+            > 0;
+        below.then_some(())
+    };
+    allowed || inside().is_some()
+}
+
+/// Where a path leads, as far as it is there. `None` if that can't be told.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    let mut missing = Vec::new();
+    let mut there = path;
+    let found = loop {
+        match std::fs::canonicalize(there) {
+            Ok(found) => break found,
+            // A link that leads nowhere is there all the same.
+            Err(_) if there.is_symlink() => return None,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                missing.push(there.file_name()?);
+                there = there.parent()?;
+            }
+            Err(_) => return None,
+        }
+    };
+    Some(found.join(missing.into_iter().rev().collect::<PathBuf>()))
 }
 
 fn stream(dest: Option<&str>, around: &Surroundings) -> Result<Destination, String> {

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{SecretPlace, Surroundings};
+use super::{SecretPlace, Surroundings, output};
 use crate::build::{error::BuildError, flags::BuildFlags, words};
 
 /// The limits that Linux has, by their names.
@@ -125,7 +125,9 @@ fn limit(text: &str) -> Result<String, BuildError> {
 
 pub(super) fn entitlements(flags: &BuildFlags) -> Result<Vec<String>, BuildError> {
     let mut all = BTreeSet::new();
-    for name in flags.allow.iter().filter(|name| !name.is_empty()) {
+    let asked = flags.allow.iter().filter(|name| !name.is_empty());
+    // That one is between the user and this command.
+    for name in asked.filter(|name| *name != output::DELETE) {
         let device = name == "device" || name.starts_with("device=");
         if !device && !matches!(name.as_str(), "network.host" | "security.insecure") {
             return Err(BuildError::usage(format!(
