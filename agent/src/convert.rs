@@ -16,7 +16,9 @@ use crate::{
     ids::{AttemptId, RequestId, Token},
     ledger::{Outcome, Report},
     progress::Source,
-    work::{BuildContext, Delivery, Export, GatewayQuestion, Offer, Output, Question},
+    work::{
+        BuildContext, Delivery, Export, FrontendQuestion, GatewayQuestion, Offer, Output, Question,
+    },
 };
 
 /// A message from the coordinator that makes no sense.
@@ -148,7 +150,14 @@ pub fn request(request: v1::Request) -> (RequestId, Result<Option<Question>, Mal
             {
                 Asked::FrontendSolve(asked) => Question::Frontend(
                     context(asked.context)?,
-                    decode("frontend request", &asked.request)?,
+                    Box::new(FrontendQuestion {
+                        request: decode("frontend request", &asked.request)?,
+                        exporters: asked
+                            .exporters
+                            .iter()
+                            .map(|exporter| decode("exporter", exporter))
+                            .collect::<Result<_, _>>()?,
+                    }),
                 ),
                 Asked::Gateway(asked) => {
                     let question = match asked.method.as_str() {
@@ -266,7 +275,9 @@ pub fn message(message: FromAgent) -> v1::AgentMessage {
 
 /// What the engine can, and what stages may ask of the agent itself.
 pub fn llb_caps(info: &EngineInfo) -> Vec<String> {
-    let own = [croft_proto::DELIVERS.to_owned()];
+    let deletes = info.deletes.then_some(croft_proto::DELETES);
+    let own = [croft_proto::DELIVERS].into_iter().chain(deletes);
+    let own = own.map(str::to_owned);
     info.llb_caps.iter().cloned().chain(own).collect()
 }
 

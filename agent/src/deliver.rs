@@ -4,7 +4,11 @@
 use std::sync::Arc;
 
 use croft_buildkit::{
-    api::frontend::{self, result::Result as Refs},
+    api::{
+        control::Exporter,
+        frontend::{self, result::Result as Refs},
+    },
+    engine::Engine,
     gateway::{BuildRef, ExporterResponse, Gateway, GatewaySpec},
     trace::TraceContext,
 };
@@ -42,6 +46,19 @@ pub async fn deliver(
     let gateway = Gateway::open(&keeper.engine(trace), spec).await?;
     let watch = keeper.watch_export(gateway.build(), of.to_owned(), output.clone());
     watched(hand_out(&gateway, delivery.clone()), watch).await
+}
+
+/// Has the engine look at what a client wants, each by itself, as not every engine takes several: it reads attributes when a build is opened,
+/// and these builds are given up before anything comes of them.
+pub async fn check(engine: &Engine, exporters: Vec<Exporter>) -> Result<(), Status> {
+    let looks = exporters.into_iter().map(|exporter| async {
+        let spec = GatewaySpec {
+            exporters: vec![exporter],
+            ..GatewaySpec::default()
+        };
+        Gateway::open(engine, spec).await.map(drop)
+    });
+    try_join_all(looks).await.map(drop)
 }
 
 async fn hand_out(gateway: &Gateway, mut delivery: Delivery) -> Result<ExporterResponse, Status> {

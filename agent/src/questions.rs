@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use croft_buildkit::{api::frontend, engine::Engine, trace::TraceContext};
+use croft_buildkit::{engine::Engine, trace::TraceContext};
 use croft_proto::v1::{self, answer::Answer};
 use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::{
-    convert,
+    convert, deliver,
     failure::{Failure, StageRegistry},
     ids::RequestId,
     keeper::{Keeper, Keepers},
     stage, telemetry, vertices,
-    work::{BuildContext, GatewayQuestion, Question},
+    work::{BuildContext, FrontendQuestion, GatewayQuestion, Question},
 };
 
 /// What is needed to answer.
@@ -33,8 +33,8 @@ impl Answers<'_> {
     /// Answers one question, with a failure if need be.
     pub async fn answer(&self, id: &RequestId, question: Question) {
         let answer = match question {
-            Question::Frontend(context, request) => self
-                .frontend(&context, request)
+            Question::Frontend(context, question) => self
+                .frontend(&context, *question)
                 .await
                 .map(Answer::FrontendResult),
             Question::Gateway(context, question) => self
@@ -80,11 +80,18 @@ impl Answers<'_> {
     async fn frontend(
         &self,
         context: &Arc<BuildContext>,
-        mut request: frontend::SolveRequest,
+        question: FrontendQuestion,
     ) -> Result<Vec<u8>, Failure> {
+        let FrontendQuestion {
+            mut request,
+            exporters,
+        } = question;
         request.evaluate = false;
         let keeper = self.keepers.open(context).await?;
         in_keeper(&keeper, async |trace| {
+            deliver::check(&keeper.engine(trace), exporters)
+                .await
+                .map_err(of_engine)?;
             let job = keeper.job(trace).await.map_err(of_engine)?;
             match job.solve(request).await {
                 Ok(response) => {

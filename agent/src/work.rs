@@ -128,7 +128,7 @@ pub struct Export {
 #[derive(Debug, Clone)]
 pub enum Question {
     /// Run a frontend without executing anything.
-    Frontend(Arc<BuildContext>, frontend::SolveRequest),
+    Frontend(Arc<BuildContext>, Box<FrontendQuestion>),
     /// Ask the gateway.
     Gateway(Arc<BuildContext>, GatewayQuestion),
     /// Export what the keeper holds.
@@ -137,6 +137,15 @@ pub enum Question {
     DiskUsage(DiskUsageRequest),
     /// Empty the engine's cache.
     Prune(PruneRequest),
+}
+
+/// What a frontend is asked.
+#[derive(Debug, Clone)]
+pub struct FrontendQuestion {
+    /// The question.
+    pub request: frontend::SolveRequest,
+    /// What the client is to get of the answer: the engine has to know these before the frontend runs.
+    pub exporters: Vec<Exporter>,
 }
 
 /// A read-only question to the gateway.

@@ -46,6 +46,7 @@ async fn a_frontend_returns_definitions_and_runs_nothing() {
     let ask = v1::FrontendSolve {
         context: Some(context.clone()),
         request: request.encode_to_vec(),
+        exporters: Vec::new(),
     };
     let answers = link.ask(Request::FrontendSolve(ask)).await;
     let [Answer::FrontendResult(result)] = &answers[..] else {
@@ -87,6 +88,7 @@ async fn a_frontends_error_comes_back_whole_and_does_not_stick() {
         let ask = v1::FrontendSolve {
             context: Some(context.clone()),
             request: request.encode_to_vec(),
+            exporters: Vec::new(),
         };
         let answers = link.ask(Request::FrontendSolve(ask)).await;
         let [Answer::Failure(failure)] = &answers[..] else {
@@ -103,6 +105,44 @@ async fn a_frontends_error_comes_back_whole_and_does_not_stick() {
                 .any(|detail| detail.type_url.ends_with("Source+json")),
             "the line is there"
         );
+    }
+}
+
+#[tokio::test]
+async fn outputs_that_the_engine_cannot_make_are_told_before_the_frontend_is_asked() {
+    let (_farm, mut link) = Farm::start(Manners::default()).await;
+    let exporter = |kind: &str, attrs: &[(&str, &str)]| {
+        let attrs = attrs.iter();
+        let exporter = croft_buildkit::api::control::Exporter {
+            r#type: kind.into(),
+            attrs: attrs.map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+        };
+        exporter.encode_to_vec()
+    };
+    let good = [exporter("local", &[]), exporter("oci", &[("tar", "false")])];
+    let request = frontend::SolveRequest {
+        frontend: "none.v0".into(),
+        ..Default::default()
+    };
+    for (last, why) in [
+        (
+            exporter("local", &[("platform-split", "perhaps")]),
+            "platform-split",
+        ),
+        (exporter("oci", &[("compression", "much")]), "compression"),
+        (exporter("tar", &[]), "none.v0"),
+    ] {
+        let ask = v1::FrontendSolve {
+            context: Some(build()),
+            request: request.encode_to_vec(),
+            exporters: good.iter().cloned().chain([last]).collect(),
+        };
+        let answers = link.ask(Request::FrontendSolve(ask)).await;
+        let [Answer::Failure(failure)] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        assert_eq!(failure.kind(), v1::failure::Kind::Build, "{failure:?}");
+        assert!(failure.message.contains(why), "{failure:?}");
     }
 }
 

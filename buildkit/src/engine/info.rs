@@ -1,6 +1,9 @@
 //! Finding out what an engine is and can do. What that is worth to the farm is decided elsewhere.
 
-use std::{collections::BTreeSet, error::Error as _};
+use std::{
+    collections::{BTreeSet, HashMap},
+    error::Error as _,
+};
 
 use futures::future::try_join_all;
 use tonic::Status;
@@ -9,7 +12,7 @@ use super::{Address, Engine, EngineError, connect};
 use crate::{
     api::{
         apicaps::ApiCap,
-        control::{InfoRequest, ListWorkersRequest},
+        control::{Exporter, InfoRequest, ListWorkersRequest},
         pb,
         types::{CdiDevice, WorkerRecord},
     },
@@ -58,7 +61,7 @@ pub struct EngineInfo {
     /// What it can run. The first is native, and what a frontend takes as BUILDPLATFORM. Never empty.
     pub platforms: Vec<pb::Platform>,
     /// The worker's labels.
-    pub labels: std::collections::HashMap<String, String>,
+    pub labels: HashMap<String, String>,
     /// What a definition's `metadata.caps` may ask for.
     pub llb_caps: BTreeSet<String>,
     /// What a frontend may ask of the gateway.
@@ -67,6 +70,8 @@ pub struct EngineInfo {
     pub entitlements: BTreeSet<String>,
     /// The names under which a command may ask for the devices that it has and lets builds be given.
     pub devices: BTreeSet<String>,
+    /// Whether its exporter `local` can have a client delete what is not in the result (`mode=delete`).
+    pub deletes: bool,
     /// Where it keeps results.
     pub image_store: ImageStore,
 }
@@ -129,6 +134,9 @@ pub(super) async fn read(engine: &Engine) -> Result<EngineInfo, EngineError> {
             .flat_map(names)
             .collect(),
         entitlements,
+        deletes: knows_modes(engine)
+            .await
+            .map_err(|s| engine.refused("a gateway build", s))?,
         image_store,
     };
     gateway
@@ -175,6 +183,28 @@ async fn entitlements(engine: &Engine) -> Result<BTreeSet<String>, Status> {
         }
     });
     Ok(try_join_all(tries).await?.into_iter().flatten().collect())
+}
+
+/// Whether the exporter `local` has modes, of which deleting is one: no call tells, but engines where it has refuse one that there is not, and
+/// others pay no attention.
+async fn knows_modes(engine: &Engine) -> Result<bool, Status> {
+    let none = HashMap::from([("mode".to_owned(), "none".to_owned())]);
+    let spec = GatewaySpec {
+        exporters: vec![Exporter {
+            r#type: "local".to_owned(),
+            attrs: none,
+        }],
+        ..GatewaySpec::default()
+    };
+    match Gateway::open(engine, spec).await {
+        // Whoever returned a result to it would have it exported.
+        Ok(gateway) => {
+            drop(gateway);
+            Ok(false)
+        }
+        Err(status) if errors::is_engine_fault(&status) => Err(status),
+        Err(status) => Ok(status.message().contains("mode")),
+    }
 }
 
 /// BuildKit finds a device by its own name, as any or as all of its kind, and by its class.

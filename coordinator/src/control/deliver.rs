@@ -8,7 +8,7 @@ use bollard_buildkit_proto::moby::buildkit::v1 as control;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend as gateway;
 use croft_buildkit::session::SessionRequest;
 use croft_planner::{Binding, EdgeId, PlannedTarget, Requirements};
-use croft_proto::{DELIVERS, v1 as wire};
+use croft_proto::{DELETES, DELIVERS, v1 as wire};
 use http::HeaderValue;
 use prost::Message as _;
 use serde_json::json;
@@ -27,16 +27,24 @@ use super::stages::Manifest;
 const SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 /// Which of a solve's exporters sends, by its place.
 const PLACE: &str = "buildkit-attachable-exporter-id";
+/// A client's content stores; all but the calls that read would change one.
+const CONTENT: &str = "/containerd.services.content.v1.Content/";
+const READS: [&str; 5] = ["Info", "Read", "List", "Status", "ListStatuses"];
+/// Which of them is meant, and the one into which layouts are written.
+const STORE: &str = "buildkit-attachable-store-id";
+const WRITTEN: &str = "export";
 /// What an engine can that takes several exporters in one solve.
 const SEVERAL: &str = "exporter.multiple";
 
 /// What the agent must be able to do.
 pub(super) fn requirements(delivery: &Delivery) -> Requirements {
     let several = (delivery.exporters.len() > 1).then_some(SEVERAL);
+    let deletes = delivery.exporters.iter().any(Exporter::deletes);
     Requirements {
         caps: [DELIVERS]
             .into_iter()
             .chain(several)
+            .chain(deletes.then_some(DELETES))
             .map(str::to_owned)
             .collect(),
         ..Requirements::default()
@@ -100,13 +108,22 @@ pub(super) fn written(
     };
     Ok(wire::Delivery {
         result: result.encode_to_vec(),
-        exporters: delivery
-            .exporters
-            .iter()
-            .map(|exporter| as_asked(build, exporter).encode_to_vec())
-            .collect(),
+        exporters: exporters(build, delivery),
         asked: asked(build),
     })
+}
+
+/// What the client is to get, for engines to look at before anything runs.
+pub(super) fn foreseen(build: &Build) -> Vec<Vec<u8>> {
+    let delivery = build.request.outputs.delivery();
+    delivery.map_or_else(Vec::new, |delivery| exporters(build, delivery))
+}
+
+fn exporters(build: &Build, delivery: &Delivery) -> Vec<Vec<u8>> {
+    let exporters = delivery.exporters.iter();
+    exporters
+        .map(|exporter| as_asked(build, exporter).encode_to_vec())
+        .collect()
 }
 
 /// What engines compare results with.
@@ -199,14 +216,21 @@ impl Build {
     /// Looks at a call of a session before it goes to the client: an engine that sends an output names the exporter by its place among
     /// those that it was given, the client knows it by its place among all.
     pub fn admit_call(&self, request: &mut SessionRequest) -> std::result::Result<(), Status> {
+        let delivery = self
+            .planned()
+            .and_then(|planned| planned.outputs.delivery());
+        if let Some(call) = request.uri().path().strip_prefix(CONTENT) {
+            let store = request.headers().get(STORE);
+            let admitted = admits_content_call(delivery, call, store);
+            return admitted.then_some(()).ok_or_else(|| {
+                Status::permission_denied("nothing of this build is to be written there")
+            });
+        }
         if request.uri().path() != SEND {
             return Ok(());
         }
         let place = request.headers().get(PLACE);
         let place = place.map_or(Some(0), |place| place.to_str().ok()?.parse().ok());
-        let delivery = self
-            .planned()
-            .and_then(|planned| planned.outputs.delivery());
         let exporter = delivery
             .zip(place)
             .and_then(|(d, at): (_, usize)| d.exporters.get(at));
@@ -224,9 +248,68 @@ impl Build {
     }
 }
 
+/// Whether an engine may make this call to a content store of a client's: it reads, or it fills the layout that the client wants.
+fn admits_content_call(
+    delivery: Option<&Delivery>,
+    call: &str,
+    store: Option<&HeaderValue>,
+) -> bool {
+    let fills = delivery.is_some_and(|d| d.exporters.iter().any(Exporter::fills_layout));
+    READS.contains(&call) || fills && store.is_some_and(|store| store == WRITTEN)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::outputs::Outputs;
     use super::*;
+
+    /// What a client wants that names this one exporter.
+    fn outputs(kind: &str, attrs: &[(&str, &str)]) -> Outputs {
+        let attrs = attrs.iter();
+        let attrs = attrs.map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Outputs::parse(&[(kind.to_owned(), attrs.collect())]).unwrap()
+    }
+
+    #[test]
+    fn clients_content_stores_are_read_and_only_a_layout_that_is_wanted_is_written() {
+        let (export, other) = (
+            HeaderValue::from_static("export"),
+            HeaderValue::from_static("oci:x"),
+        );
+        let layout = outputs("oci", &[("tar", "false")]);
+        let archive = outputs("oci", &[]);
+        let folder = outputs("local", &[("tar", "false")]);
+        for wanted in [layout.delivery(), archive.delivery(), None] {
+            for call in ["Info", "Read"] {
+                assert!(admits_content_call(wanted, call, Some(&other)));
+            }
+        }
+        for call in ["Write", "Abort"] {
+            assert!(admits_content_call(layout.delivery(), call, Some(&export)));
+            for (wanted, store) in [
+                (layout.delivery(), Some(&other)),
+                (layout.delivery(), None),
+                (archive.delivery(), Some(&export)),
+                (folder.delivery(), Some(&export)),
+                (None, Some(&export)),
+            ] {
+                assert!(
+                    !admits_content_call(wanted, call, store),
+                    "{call} {store:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_newer_engines_can_hand_out_is_required_of_them() {
+        let caps = |outputs: &Outputs| requirements(outputs.delivery().unwrap()).caps;
+        assert!(caps(&outputs("local", &[("mode", " Delete")])).contains(DELETES));
+        for attrs in [&[][..], &[("mode", "copy")]] {
+            assert!(!caps(&outputs("local", attrs)).contains(DELETES));
+        }
+        assert!(!caps(&outputs("oci", &[("mode", "delete")])).contains(DELETES));
+    }
 
     #[test]
     fn a_history_is_put_in_and_all_else_of_a_config_stays_as_it_is() {

@@ -13,7 +13,7 @@ use wire::answer::Answer;
 use wire::request::Request as Ask;
 
 use super::failure::{Failure, Kind, Result, decode};
-use super::{Build, Control};
+use super::{Build, Control, deliver};
 
 /// What the farm passes on of an engine's gateway.
 pub(super) const OFFERED: [&str; 16] = [
@@ -36,8 +36,9 @@ pub(super) const OFFERED: [&str; 16] = [
 ];
 
 /// What engines can do and the farm can't (yet): a client that sees these would ask for it.
-pub(super) const WITHHELD: [&str; 8] = [
+pub(super) const WITHHELD: [&str; 9] = [
     croft_proto::DELIVERS,
+    croft_proto::DELETES,
     "exporter.image.attestations",
     "exporter.session",
     "source.policy.session",
@@ -85,6 +86,7 @@ impl Control {
                 Ask::FrontendSolve(wire::FrontendSolve {
                     context: Some(build.context()),
                     request: request.encode_to_vec(),
+                    exporters: deliver::foreseen(build),
                 })
             })
             .await?;

@@ -58,6 +58,18 @@ impl Exporter {
         matches!(self.kind.as_str(), "oci" | "docker")
     }
 
+    /// Whether its image goes to the client blob by blob, into a layout, rather than as an archive.
+    pub fn fills_layout(&self) -> bool {
+        let tar = self.attrs.get("tar").map(String::as_str);
+        self.makes_images() && matches!(tar, Some("0" | "f" | "F" | "false" | "FALSE" | "False"))
+    }
+
+    /// Whether the client's folder is to have nothing else in it than the result.
+    pub fn deletes(&self) -> bool {
+        let mode = self.attrs.get("mode").map_or("", |mode| mode.trim());
+        self.kind == "local" && mode.eq_ignore_ascii_case("delete")
+    }
+
     /// Whether what it sends can be sent once more, as the client puts each file in the place of the one before. An archive would be
     /// written behind what came of it before.
     pub fn is_repeatable(&self) -> bool {
