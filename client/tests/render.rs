@@ -550,7 +550,8 @@ fn no_field_of_the_json_answers_disappears() {
         "# What `--format json` answers\n\n\
          Fields keep their names, places and meanings; new ones may come, so ignore those that you don't know. Moments are RFC 3339 in UTC,\n\
          with milliseconds; names that end in `_ms` are milliseconds, in `_bytes` and `bytes` bytes. What is not known is `null`. `[]` stands for each\n\
-         item of a list. What the fields mean is said in [farm.proto](../proto/proto/croft/v1/farm.proto), whose names they have.\n",
+         item of a list. What the fields mean is said in [farm.proto](../proto/proto/croft/v1/farm.proto), whose names they have.\n\n\
+         `croft builds ls --follow` prints no list, but its items, each on a line.\n",
     );
     let mut all = BTreeSet::new();
     for (command, answer) in answers {

@@ -1,10 +1,15 @@
 //! `croft builds ls`.
 
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
 use croft_proto::v1;
 
-use crate::{call::Call, error::Error, render};
+use crate::{call::Call, connect::Connection, error::Error, model::Build, render};
 
 /// Which builds.
 #[derive(Debug, Args)]
@@ -27,10 +32,16 @@ pub struct Ls {
     /// Only builds that published this: registry/repository:tag, or registry/repository under any tag
     #[arg(long, value_name = "REFERENCE")]
     published: Option<String>,
+    /// Go on until Ctrl-C, with a line for each build that comes or changes; the newest is last then, and JSON has a build on each line
+    #[arg(long, short)]
+    follow: bool,
     /// In which form the answer is printed
     #[arg(long, value_enum, default_value_t = ListFormat::Table)]
     format: ListFormat,
 }
+
+/// How often builds that are followed are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How lists are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -120,7 +131,11 @@ impl Ls {
             }),
             published: self.published.unwrap_or_default(),
         };
-        let builds = call.connect().await?.builds(asked).await?;
+        let mut farm = call.connect().await?;
+        if self.follow {
+            return follow(&mut farm, asked, self.format, call).await;
+        }
+        let builds = farm.builds(asked).await?;
         call.print(&match self.format {
             ListFormat::Table => render::builds(&builds, render::Width::Narrow, call.paint, now),
             ListFormat::Wide => render::builds(&builds, render::Width::Wide, call.paint, now),
@@ -129,16 +144,137 @@ impl Ls {
     }
 }
 
+/// Prints each build as it is now, and again when it is another.
+async fn follow(
+    farm: &mut Connection,
+    asked: v1::ListBuildsRequest,
+    format: ListFormat,
+    call: &Call,
+) -> Result<(), Error> {
+    let mut known = Known::default();
+    let mut above = render::Above::default();
+    loop {
+        let listed = farm.builds(asked.clone()).await?;
+        let mut left = Vec::new();
+        for id in known.missing(&listed) {
+            match farm.build(&id).await {
+                Ok(build) => left.push(build.build),
+                // Somebody has removed it.
+                Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let news = known.news(listed, left);
+        let mut more =
+            |width| render::more_builds(&news, &mut above, width, call.paint, call.now());
+        let text = match format {
+            _ if news.is_empty() => String::new(),
+            ListFormat::Table => more(render::Width::Narrow),
+            ListFormat::Wide => more(render::Width::Wide),
+            ListFormat::Json => news.iter().map(render::json_line).collect(),
+        };
+        // An empty text too: nobody may be reading any more.
+        call.print(&text)?;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What was printed of builds that are followed.
+#[derive(Default)]
+struct Known(HashMap<String, Build>);
+
+impl Known {
+    /// Those that were running and are listed no more: what became of them is still wanted, though the list is of others.
+    fn missing(&self, listed: &[Build]) -> Vec<String> {
+        let is_listed = |id: &str| listed.iter().any(|build| build.id == id);
+        let running = self.0.values().filter(|build| build.finished_at.is_none());
+        let missing = running.filter(|build| !is_listed(&build.id));
+        missing.map(|build| build.id.clone()).collect()
+    }
+
+    /// What is new in a list, and in what became of builds that have left it; the oldest first. Of others that have left nothing is known
+    /// from now on.
+    fn news(&mut self, listed: Vec<Build>, left: Vec<Build>) -> Vec<Build> {
+        let before = std::mem::take(&mut self.0);
+        let over = left.iter().filter(|build| build.finished_at.is_some());
+        let over: HashSet<_> = over.map(|build| build.id.clone()).collect();
+        let mut news = Vec::new();
+        for build in listed.into_iter().chain(left) {
+            if before.get(&build.id) != Some(&build) {
+                news.push(build.clone());
+            }
+            if !over.contains(&build.id) {
+                self.0.insert(build.id.clone(), build);
+            }
+        }
+        news.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        news
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::model::Moment;
 
     #[derive(Debug, Parser)]
     struct Line {
         #[command(flatten)]
         ls: Ls,
+    }
+
+    fn build(id: &str, state: &str, created: i64) -> Build {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).map(Moment);
+        Build {
+            id: id.into(),
+            client_ref: String::new(),
+            project: String::new(),
+            state: state.into(),
+            created_at: at(created),
+            started_at: None,
+            finished_at: at(created + 9).filter(|_| state != "running"),
+            platforms: Vec::new(),
+            error: None,
+            published: Vec::new(),
+            digest: None,
+        }
+    }
+
+    #[test]
+    fn a_build_is_told_when_it_comes_changes_or_ends_and_not_again() {
+        let mut known = Known::default();
+        let told = |news: Vec<Build>| -> Vec<_> {
+            let news = news.into_iter();
+            news.map(|build| format!("{} {}", build.id, build.state))
+                .collect()
+        };
+        let running = || vec![build("b", "running", 2), build("a", "running", 1)];
+        assert_eq!(
+            told(known.news(running(), vec![])),
+            ["a running", "b running"]
+        );
+        assert!(known.news(running(), vec![]).is_empty());
+        // With `--state running`, one that is over is in the list no more.
+        let listed = vec![build("c", "running", 3), build("a", "running", 1)];
+        assert_eq!(known.missing(&listed), ["b"]);
+        let left = vec![build("b", "failed", 2)];
+        assert_eq!(
+            told(known.news(listed.clone(), left)),
+            ["b failed", "c running"]
+        );
+        assert!(known.missing(&listed).is_empty());
+        assert!(known.news(listed, vec![]).is_empty());
+        // One that newer ones push out of a short list runs on.
+        let listed = vec![build("c", "running", 3)];
+        assert_eq!(known.missing(&listed), ["a"]);
+        let left = || vec![build("a", "running", 1)];
+        assert!(known.news(listed.clone(), left()).is_empty());
+        assert_eq!(known.missing(&listed), ["a"]);
+        // What was removed is not asked for again.
+        assert!(known.news(listed.clone(), vec![]).is_empty());
+        assert!(known.missing(&listed).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `builds ls` and `agents ls`: one line each.
 
-use super::text::{Cell, Paint, Side, Table, Tone, between, bytes, cell, moment, plain};
+use super::text::{Above, Cell, Paint, Side, Table, Tone, between, bytes, cell, moment, plain};
 use crate::{
     contexts::Named,
     model::{Agent, Build, Moment},
@@ -20,8 +20,19 @@ pub fn builds(builds: &[Build], width: Width, paint: Paint, now: Moment) -> Stri
     if builds.is_empty() {
         return "No builds.\n".to_owned();
     }
+    more_builds(builds, &mut Above::default(), width, paint, now)
+}
+
+/// Further lines of a table of builds that is printed bit by bit.
+pub fn more_builds(
+    builds: &[Build],
+    above: &mut Above,
+    width: Width,
+    paint: Paint,
+    now: Moment,
+) -> String {
     if width == Width::Wide {
-        return wide(builds, paint, now);
+        return wide(builds, above, paint, now);
     }
     let columns = ["ID", "STATE", "CREATED", "TOOK", "PLATFORMS", "PUBLISHED"];
     let mut table = Table::new(columns.map(|title| {
@@ -47,10 +58,10 @@ pub fn builds(builds: &[Build], width: Width, paint: Paint, now: Moment) -> Stri
             plain(build.published.join(" ")),
         ]);
     }
-    table.render(paint, "")
+    table.render_on(above, paint, "")
 }
 
-fn wide(builds: &[Build], paint: Paint, now: Moment) -> String {
+fn wide(builds: &[Build], above: &mut Above, paint: Paint, now: Moment) -> String {
     let left = |title| (title, Side::Left);
     let mut table = Table::new([
         left("ID"),
@@ -82,7 +93,7 @@ fn wide(builds: &[Build], paint: Paint, now: Moment) -> String {
             cell(error.lines().next().unwrap_or_default(), Tone::Bad),
         ]);
     }
-    table.render(paint, "")
+    table.render_on(above, paint, "")
 }
 
 /// Agents as a table, in the order given; when they were seen, as of `now`.

@@ -11,9 +11,9 @@ mod timeline;
 
 pub use agent::agent;
 pub use build::build;
-pub use lists::{Width, agents, builds, contexts};
+pub use lists::{Width, agents, builds, contexts, more_builds};
 pub use plan::{mermaid as plan_mermaid, svg as plan_svg, tree as plan};
-pub use text::Paint;
+pub use text::{Above, Paint};
 pub use timeline::{svg::svg as timeline_svg, timeline};
 
 /// A text of the farm's in one line, without anything that a terminal would act on.
@@ -24,7 +24,15 @@ pub fn line(text: &str) -> String {
 /// An answer as JSON, for programs.
 pub fn json<T: serde::Serialize>(answer: &T) -> String {
     // Serializing plain data into memory has nothing to fail at; if it ever had, an empty answer would be wrong JSON and noticed.
-    let text = serde_json::to_string_pretty(answer).unwrap_or_default();
+    escaped(&serde_json::to_string_pretty(answer).unwrap_or_default())
+}
+
+/// An answer as one line of JSON, for programs that read one after the other.
+pub fn json_line<T: serde::Serialize>(answer: &T) -> String {
+    escaped(&serde_json::to_string(answer).unwrap_or_default())
+}
+
+fn escaped(text: &str) -> String {
     // JSON escapes only the characters below space; terminals act on these as well. They can stand in strings alone.
     let mut clean = String::with_capacity(text.len() + 1);
     for c in text.chars() {
@@ -47,5 +55,8 @@ mod tests {
         let text = json(&bad);
         assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");
         assert_eq!(serde_json::from_str::<String>(&text).expect("JSON"), bad);
+        let line = json_line(&[bad, bad]);
+        assert_eq!(line.lines().count(), 1);
+        assert!(!line.trim_end().chars().any(char::is_control), "{line:?}");
     }
 }

@@ -112,6 +112,12 @@ pub(super) struct Table<const COLUMNS: usize> {
     rows: Vec<([Cell; COLUMNS], Vec<Cell>)>,
 }
 
+/// What is known of a table's lines that were printed before.
+#[derive(Debug, Default)]
+pub struct Above {
+    widths: Vec<usize>,
+}
+
 /// How far lines below a row are moved in.
 const BELOW: &str = "     ";
 
@@ -133,16 +139,23 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
 
     /// The table, each line after `margin`.
     pub fn render(&self, paint: Paint, margin: &str) -> String {
+        self.render_on(&mut Above::default(), paint, margin)
+    }
+
+    /// The table as it goes on below what stands above: its head only where there is nothing yet, and no column narrower than it was.
+    pub fn render_on(&self, above: &mut Above, paint: Paint, margin: &str) -> String {
         let head = self.columns.map(|(title, _)| cell(title, Tone::Faint));
+        let is_first = above.widths.is_empty();
         let widths: [usize; COLUMNS] = std::array::from_fn(|at| {
             let texts = [&head]
                 .into_iter()
                 .chain(self.rows.iter().map(|(cells, _)| cells));
-            texts
-                .map(|cells| cells[at].text.chars().count())
-                .max()
+            let widest = texts.map(|cells| cells[at].text.chars().count()).max();
+            widest
+                .max(above.widths.get(at).copied())
                 .unwrap_or_default()
         });
+        above.widths = widths.to_vec();
         let mut out = String::new();
         let line = |cells: &[Cell; COLUMNS], out: &mut String| {
             out.push_str(margin);
@@ -162,7 +175,9 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
             out.truncate(out.trim_end_matches(' ').len());
             out.push('\n');
         };
-        line(&head, &mut out);
+        if is_first {
+            line(&head, &mut out);
+        }
         for (cells, below) in &self.rows {
             line(cells, &mut out);
             for Cell { text, tone } in below {

@@ -166,3 +166,52 @@ fn a_log_is_followed_to_the_end_of_its_build_which_is_not_removed_before() {
         assert!(after.stdout.contains(word), "{}", after.stdout);
     }
 }
+
+#[test]
+fn a_list_is_followed_as_builds_come_and_end_whatever_it_is_a_list_of() {
+    let farm = farm();
+    let croft = Croft::of(farm);
+    let listed = ["builds", "ls", "--follow", "--state", "running"];
+    let mut programs = croft.start(listed.iter().copied().chain(["--format", "json"]));
+    let mut person = croft.terminal(listed);
+    person.resize(50, 200);
+    let context = Context::new("FROM busybox\nRUN : $NONCE && sleep 600\n");
+    let buildx = Buildx::of(farm);
+    let build = buildx.build(&context).args(["--output", "type=cacheonly"]);
+    let (built, id) = build.start_with(|_| {
+        let id = eventually("the build has a plan", || {
+            builds::find(farm, &context.nonce)
+        })
+        .id;
+        let of = |line: &str, state: &str| {
+            let build = serde_json::from_str::<Value>(line).ok();
+            build.is_some_and(|build| build["id"] == id.as_str() && build["state"] == state)
+        };
+        programs.wait_for_output(|line| of(line, "running"));
+        let says = |screen: &str, state: &str| {
+            let mut lines = screen.lines();
+            lines.any(|line| line.starts_with(&id) && line.contains(state))
+        };
+        person.wait_for(|screen| says(screen, "running"));
+        croft.run(["builds", "cancel", &id]).succeeded();
+        programs.wait_for_output(|line| of(line, "cancelled"));
+        person.wait_for(|screen| says(screen, "cancelled"));
+        id
+    });
+    built.failed();
+    // It goes on; how it ends is the user's business.
+    programs.interrupt();
+    let programs = programs.finish();
+    let told = programs.stdout.lines().map(json);
+    let states: Vec<_> = told
+        .filter(|build| build["id"] == id.as_str())
+        .map(|build| build["state"].as_str().expect("a state").to_owned())
+        .collect();
+    assert_eq!(states.last().map(String::as_str), Some("cancelled"));
+    assert_eq!(
+        states.iter().filter(|state| *state == "cancelled").count(),
+        1
+    );
+    person.interrupt();
+    person.finish();
+}

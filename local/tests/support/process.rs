@@ -103,11 +103,22 @@ fn read(from: impl Read + Send + 'static, to: Sender<Line>, line: fn(String) -> 
 impl Running {
     /// Waits until a line of standard error satisfies `wanted`, and gives it.
     pub fn wait_for(&mut self, wanted: impl Fn(&str) -> bool) -> String {
-        if let Some(line) = self.stderr.lines().find(|line| wanted(line)) {
-            return line.to_owned();
-        }
+        self.wait_in(|running| &running.stderr, wanted)
+    }
+
+    /// The same of standard output.
+    pub fn wait_for_output(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        self.wait_in(|running| &running.stdout, wanted)
+    }
+
+    fn wait_in(&mut self, text: fn(&Self) -> &String, wanted: impl Fn(&str) -> bool) -> String {
+        let mut seen = 0;
         loop {
-            let seen = self.stderr.len();
+            let length = text(self).len();
+            if let Some(line) = text(self)[seen..].lines().find(|line| wanted(line)) {
+                return line.to_owned();
+            }
+            seen = length;
             assert!(
                 self.next_line(),
                 "{} ended without the line that was waited for:\n{}{}",
@@ -115,9 +126,6 @@ impl Running {
                 self.stdout,
                 self.stderr
             );
-            if let Some(line) = self.stderr[seen..].lines().find(|line| wanted(line)) {
-                return line.to_owned();
-            }
         }
     }
 
