@@ -3,7 +3,7 @@
 targets := $(abspath $(or $(CARGO_TARGET_DIR),target))
 target := $(targets)/debug
 
-.PHONY: help build docs parts lint test test-long test-faults demo bench bench-readme
+.PHONY: help build install docs parts lint test test-long test-faults demo bench bench-readme
 
 help:
 	@echo "make demo   a farm, a build across it, and what happened; leaves nothing running"
@@ -13,12 +13,17 @@ help:
 	@echo "make bench  a farm against one of its engines, in figures; CASE=… for some of it, ROUNDS=… instead of 5"
 	@echo "make bench-readme  the same, and puts the figures into the README"
 	@echo "make docs   writes docs/commands anew, from the croft command's own texts"
+	@echo "make install  the programs, completions and man pages, below PREFIX=/usr/local; DESTDIR= before that for packages"
 	@echo "make lint   format and lints"
 	@echo "make parts  find or fetch what a farm needs, and start nothing"
 	@echo "dev/farm up|down|env|logs   a farm in the background"
 
 build:
 	cargo build --workspace --bins
+
+install:
+	cargo build --release --locked -p croft-coordinator -p croft-agent -p croft-client --bins
+	PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' deploy/install.sh '$(targets)/release'
 
 docs:
 	CROFT_BLESS=1 cargo test -p croft-client --test docs pages

@@ -6,6 +6,7 @@ mod files;
 
 use std::{collections::BTreeMap, fs};
 
+use croft_local::Binaries;
 use farm::{Around, Running};
 use files::Launch;
 
@@ -282,12 +283,77 @@ fn the_images_are_built_from_every_crate() {
         .find_map(|line| line.strip_prefix("members = "))
         .expect("members");
     let members: Vec<String> = serde_json::from_str(members).expect("a list");
-    let others = ["Cargo.toml", "Cargo.lock", ".cargo", ".sqlx", "migrations"].map(str::to_owned);
+    let others = [
+        "Cargo.toml",
+        "Cargo.lock",
+        ".cargo",
+        ".sqlx",
+        "migrations",
+        "deploy/install.sh",
+    ]
+    .map(str::to_owned);
     for name in members.iter().chain(&others) {
         assert!(
             ignore.lines().any(|line| line == format!("!{name}")),
             "the build context lacks {name}"
         );
+    }
+}
+
+#[test]
+fn the_command_is_installed_with_completions_and_man_pages_where_they_are_looked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let programs = Binaries::find().expect("the programs").croft();
+    let programs = programs.parent().expect("a folder");
+    let installed = |words: &[&std::path::Path]| {
+        let mut install = std::process::Command::new(files::path("install.sh"));
+        install
+            .args(words)
+            .env("DESTDIR", folder.path())
+            .env("PREFIX", "/opt/croft")
+            .output()
+            .expect("it runs")
+    };
+    let refused = installed(&[]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("say where the programs are"));
+    let output = installed(&[programs]);
+    assert!(output.status.success(), "{output:?}");
+    let root = folder.path().join("opt/croft");
+    let run = |words: &[&str]| {
+        let mut croft = std::process::Command::new(root.join("bin/croft"));
+        let output = croft.args(words).output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    for (shell, place) in [
+        ("bash", "bash-completion/completions/croft"),
+        ("zsh", "zsh/site-functions/_croft"),
+        ("fish", "fish/vendor_completions.d/croft.fish"),
+    ] {
+        let script = fs::read_to_string(root.join("share").join(place)).expect("a script");
+        assert!(script.contains("croft"), "{shell}");
+        assert_eq!(script, run(&["completion", shell]));
+    }
+    // bash itself knows what to offer.
+    let asked = "source \"$1\"; COMP_WORDS=(croft builds l); COMP_CWORD=2; _croft croft l builds; echo \"${COMPREPLY[*]}\"";
+    let bash = std::process::Command::new("bash")
+        .args(["-c", asked, "bash"])
+        .arg(root.join("share/bash-completion/completions/croft"))
+        .output()
+        .expect("bash");
+    assert_eq!(
+        String::from_utf8_lossy(&bash.stdout).trim(),
+        "ls logs",
+        "{bash:?}"
+    );
+    let pages = root.join("share/man/man1");
+    for page in ["croft.1", "croft-build.1", "croft-builds-ls.1"] {
+        let text = fs::read_to_string(pages.join(page)).expect("a page");
+        assert!(text.contains(".TH croft"), "{page}: {text}");
+    }
+    for program in ["croft-coordinator", "croft-agent"] {
+        assert!(root.join("bin").join(program).is_file(), "{program}");
     }
 }
 
