@@ -42,7 +42,12 @@ impl Build {
         self.wants(Want::Call(agent, what));
         // Agents know the first words.
         let message = format!("no active session: {}", refused(what));
-        Some(grpc_error(Code::Unavailable, message))
+        // An engine asks for ever whether a blob that is unavailable can be written now.
+        let code = match path {
+            WRITE => Code::FailedPrecondition,
+            _ => Code::Unavailable,
+        };
+        Some(grpc_error(code, message))
     }
 
     /// Answers an engine's question about credentials when the client is gone.
@@ -110,6 +115,9 @@ impl Build {
 }
 
 const SSH: &str = "its ssh agent";
+/// The call with which engines fill a layout.
+const WRITE: &str = "/containerd.services.content.v1.Content/Write";
+const OUTPUT: &str = "its folder for the output";
 
 /// What engines are told that call its session.
 fn refused(what: &str) -> String {
@@ -118,9 +126,12 @@ fn refused(what: &str) -> String {
 
 /// What a call of a session is for, to people.
 fn wanted(path: &str) -> &'static str {
+    if path == WRITE {
+        return OUTPUT;
+    }
     match path.trim_start_matches('/').split('/').next() {
         Some("moby.filesync.v1.FileSync" | "moby.upload.v1.Upload") => "its files",
-        Some("moby.filesync.v1.FileSend") => "its folder for the output",
+        Some("moby.filesync.v1.FileSend") => OUTPUT,
         Some("moby.buildkit.secrets.v1.Secrets") => "its secrets",
         Some("moby.sshforward.v1.SSH") => SSH,
         Some("containerd.services.content.v1.Content") => "its OCI layouts",

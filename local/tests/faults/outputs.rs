@@ -1,4 +1,4 @@
-//! Agents that die while their engine hands a build's results out to the client.
+//! What breaks while an engine hands a build's results out to the client: the agent, the coordinator, the wish for it.
 
 use std::{fs, os::unix::fs::OpenOptionsExt as _, path::Path, thread};
 
@@ -12,9 +12,11 @@ use nix::{
     unistd::{Pid, mkfifo},
 };
 
+use crate::aftermath::settled;
 use crate::agents::{Frozen, named, plan};
-use crate::farm_with;
-use crate::support::{Buildx, Context, process::eventually};
+use crate::restart::{GONE, over};
+use crate::support::{Buildx, Context, Croft, process::eventually};
+use crate::{farm_of, farm_with};
 
 const LEASE: [&str; 2] = ["--lease", "4s"];
 /// More than all that lies between an engine and a client can hold, in bytes.
@@ -24,16 +26,21 @@ fn large() -> Context {
     Context::new("FROM scratch\nCOPY . /$NONCE/\n").zeros("large", LARGE)
 }
 
-/// Kills the agent whose engine is at the build's output.
-fn kill_the_one_that_hands_out(farm: &Farm, nonce: &str) {
-    let agent = eventually("results are handed out", || {
+/// The agent whose engine is at the build's output.
+fn who_hands_out(farm: &Farm, nonce: &str) -> String {
+    eventually("results are handed out", || {
         let plan = plan(farm, nonce);
         let [output] = plan.of_kind("output")[..] else {
             return None;
         };
         let attempt = output.attempts.first()?;
         (attempt.state == "running").then(|| attempt.agent.clone())
-    });
+    })
+}
+
+/// Kills it.
+fn kill_the_one_that_hands_out(farm: &Farm, nonce: &str) {
+    let agent = who_hands_out(farm, nonce);
     let process = named(farm, &agent).process().expect("it runs");
     let process = Pid::from_raw(process.try_into().expect("a process id"));
     kill(process, Signal::SIGKILL).expect("it runs");
@@ -110,4 +117,81 @@ fn an_archive_that_an_agent_dies_over_is_not_begun_again_and_the_client_hears_wh
     let output = &plan.of_kind("output")[0].attempts;
     let states: Vec<_> = output.iter().map(|one| one.state.as_str()).collect();
     assert_eq!(states, ["lost", "failed"]);
+}
+
+#[test]
+fn a_build_that_is_cancelled_in_the_middle_of_its_archive_leaves_the_one_that_was_there() {
+    let farm = farm_of("amd64", &[]);
+    let croft = Croft::of(&farm);
+    let context = large();
+    let archive = croft.home().join("out.tar");
+    fs::write(&archive, "before").expect("writable");
+    let output = format!("--output=type=tar,dest={}", archive.display());
+    let folder = context.path().display().to_string();
+    let mut build = croft.start(["build", "--progress=plain", &output, &folder]);
+    build.wait_for(|line| line.contains("sending tarball"));
+    let client = Frozen::new(process_with(&archive));
+    who_hands_out(&farm, &context.nonce);
+    let id = plan(&farm, &context.nonce).id;
+    croft.run(["builds", "cancel", &id]).succeeded();
+    eventually(
+        "the build is cancelled though its client stands still",
+        || (plan(&farm, &context.nonce).state == "cancelled").then_some(()),
+    );
+    drop(client);
+    let ended = build.finish().failed();
+    assert!(ended.stderr.contains("cancelled"), "{}", ended.report());
+    assert_eq!(fs::read_to_string(&archive).expect("a file"), "before");
+    let left = fs::read_dir(croft.home()).expect("a folder");
+    let left: Vec<_> = left.map(|one| one.expect("an entry").file_name()).collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.as_encoded_bytes().starts_with(b".croft-")),
+        "{left:?}"
+    );
+    let plan = settled(&farm, &context);
+    assert_eq!(
+        plan.of_kind("output")[0].attempts[0].state,
+        "cancelled",
+        "{plan:#?}"
+    );
+}
+
+#[test]
+fn a_build_whose_coordinator_is_killed_while_it_is_handed_out_ends_for_want_of_its_client() {
+    let mut farm = farm_of("amd64", &[]);
+    let buildx = Buildx::of(&farm);
+    for kind in ["type=local", "type=oci,tar=false"] {
+        let context = large();
+        let out = buildx.home().join(&context.nonce);
+        let output = format!("{kind},dest={}", out.display());
+        let build = || buildx.build(&context).args(["--output", &output]);
+        let (built, ()) = build().start_with(|running| {
+            running.wait_for(|line| {
+                line.contains("copying files") || line.contains("exporting to oci")
+            });
+            let client = Frozen::new(process_with(&out));
+            who_hands_out(&farm, &context.nonce);
+            farm.kill_coordinator().expect("it runs");
+            drop(client);
+        });
+        built.failed();
+        farm.start_coordinator().expect("it starts again");
+        let plan = over(&farm, &context.nonce);
+        let error = plan.error.clone().unwrap_or_default();
+        assert_eq!(plan.state, "cancelled", "{plan:#?}");
+        assert!(
+            error.starts_with(GONE) && error.contains("for the output"),
+            "{error}"
+        );
+        settled(&farm, &context);
+        // Whoever starts it again gets all of it, whatever is there of the first time.
+        build().run().succeeded();
+        let there = match kind {
+            "type=local" => out.join(&context.nonce).join("large"),
+            _ => out.join("index.json"),
+        };
+        assert!(there.is_file(), "{}", there.display());
+    }
 }

@@ -13,7 +13,7 @@ use crate::support::{
 const TWO: [&str; 2] = ["linux/amd64", "linux/arm64"];
 
 /// Why builds end that need their client.
-const GONE: &str = "the coordinator was restarted and the client is gone";
+pub const GONE: &str = "the coordinator was restarted and the client is gone";
 
 /// Runs a build up to its gate and kills the coordinator there.
 fn killed_at(farm: &mut Farm, gate: &Gate, build: Build<'_>) {
@@ -35,7 +35,7 @@ fn found(farm: &Farm, nonce: &str) -> Plan {
 }
 
 /// The same once it is over.
-fn over(farm: &Farm, nonce: &str) -> Plan {
+pub fn over(farm: &Farm, nonce: &str) -> Plan {
     eventually("the build is over", || {
         Some(found(farm, nonce))
             .filter(|plan| !["planning", "running", "publishing"].contains(&plan.state.as_str()))
