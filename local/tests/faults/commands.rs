@@ -12,9 +12,9 @@ fn a_command_that_fails_is_not_tried_again_and_what_runs_beside_it_is_stopped() 
     let farm = farm_of("amd64,amd64,arm64", &[]);
     let (gate, sleep) = (Gate::new(), Sleep::new());
     let context = Context::new(&format!(
-        "FROM busybox AS for-amd64\nRUN : $NONCE; {} && exit 7\n\
-         FROM busybox AS for-arm64\nRUN : $NONCE; {}\n\
-         FROM for-$TARGETARCH\nRUN : after-$NONCE\n",
+        "FROM busybox AS amd64-$NONCE\nRUN : $NONCE; {} && exit 7\n\
+         FROM busybox AS arm64-$NONCE\nRUN : $NONCE; {}\n\
+         FROM ${{TARGETARCH}}-$NONCE\nRUN : after-$NONCE\n",
         gate.step(),
         sleep.step()
     ));

@@ -14,6 +14,9 @@ use crate::support::{Buildx, Context, builds};
 /// A platform that only the agents of this file are of.
 const PLATFORM: &str = "linux/riscv64";
 
+/// The version before the coordinator's; which still had all of this.
+const MINOR_BEFORE: &str = "1.1";
+
 mod old {
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct FromAgent {
@@ -226,7 +229,7 @@ fn an_agent_of_the_minor_version_before_is_given_work_and_those_of_others_are_to
     assert_eq!(known.expect("a database"), "1", "no other is known");
 
     let mut old = runtime
-        .block_on(Old::join(&farm, "1.0", &caps))
+        .block_on(Old::join(&farm, MINOR_BEFORE, &caps))
         .expect("it is taken");
     runtime.block_on(async {
         let welcome = |heard| match heard {
