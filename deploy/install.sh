@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs croft's programs, as far as a folder has them, with completions for bash, zsh and fish and a man page for each command.
-# They go below $PREFIX (/usr/local if it says nothing), and that below $DESTDIR, for those who make packages.
+# Installs those of croft's programs that a folder has, `croft` at least, with completions for bash, zsh and fish and a man page for each
+# command. They go below $PREFIX (/usr/local if it says nothing), and that below $DESTDIR, for those who make packages.
 set -eu
 
 programs=${1:?"say where the programs are: deploy/install.sh FOLDER, for instance target/release"}
