@@ -122,7 +122,7 @@ pub struct IdentityConfig {
     /// This agent's name, unique in the farm [default: the host's name]
     #[arg(long, env = "CROFT_AGENT_NAME")]
     pub name: Option<String>,
-    /// A label that builds can ask for, key=value; may be given several times
+    /// A label that people see the agent by, key=value; may be given several times
     #[arg(
         long = "label",
         env = "CROFT_LABELS",

@@ -1,4 +1,4 @@
-//! Between the protocol's messages and the agent's own types: the only place that knows both. Nothing that a peer sends is trusted to be whole.
+//! Between the protocol's messages and the agent's own types. Nothing that a peer sends is trusted to be whole.
 
 use std::{collections::HashMap, sync::Arc};
 

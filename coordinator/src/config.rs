@@ -177,7 +177,7 @@ pub struct PolicyFlags {
     /// How long an agent's right to run an attempt lasts without being renewed.
     #[arg(long, env = "CROFT_LEASE", default_value = "30s", value_parser = duration)]
     pub lease: Duration,
-    /// Entitlements that builds may ask for (`network.host`, `security.insecure`). None by default.
+    /// Entitlements that builds may ask for (`network.host`, `security.insecure`, `device`). None by default.
     #[arg(long, env = "CROFT_ALLOW_ENTITLEMENT", value_delimiter = ',')]
     pub allow_entitlement: Vec<String>,
     /// Name under which this farm's builds keep their caches and stage images apart from those of others.

@@ -1,6 +1,6 @@
 //! A byte stream over gRPC's `BytesMessage`s, so that HTTP/2 can run inside `Control.Session`.
 //!
-//! Nothing is buffered but the message that is being read and a few that wait to be sent: whoever is slow slows the
+//! Nothing is buffered but the piece that is being read and a few messages that wait to be sent: whoever is slow slows the
 //! other side down.
 
 use std::{

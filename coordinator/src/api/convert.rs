@@ -1,4 +1,4 @@
-//! croft.v1's wire types into the farm's own and back: the only place of the api that knows both.
+//! croft.v1's wire types into the farm's own and back. Nothing that a peer sends is trusted to be whole.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

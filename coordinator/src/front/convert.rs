@@ -1,4 +1,4 @@
-//! BuildKit's wire types into the farm's own and back: the only place of the front that knows both.
+//! BuildKit's wire types into the farm's own and back. Nothing that a peer sends is trusted to be whole.
 
 use std::collections::{BTreeMap, HashMap};
 

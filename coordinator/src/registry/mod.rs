@@ -1,6 +1,6 @@
-//! The coordinator's own traffic with OCI registries: reading and putting manifests and tags.
+//! The coordinator's own traffic with OCI registries: reading, putting and deleting manifests and tags, and reading the history in configs.
 //!
-//! Layers and configs never pass here: engines push and pull them by themselves. What a manifest says is built in
+//! Layers never pass here: engines push and pull them by themselves. What a manifest says is built in
 //! [`crate::control::image`]; whose credentials are used is decided by the caller.
 
 mod connection;

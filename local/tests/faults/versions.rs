@@ -1,6 +1,8 @@
 //! Agents of other versions than the coordinator. What they say is written down here as the protocol's version 1.0 had it, whatever has come to
 //! it since.
 
+use std::time::Duration;
+
 use croft_local::Farm;
 use futures::StreamExt as _;
 use tokio::{runtime::Runtime, sync::mpsc};
@@ -10,6 +12,9 @@ use tonic::{Code, Status, Streaming, transport::Endpoint};
 use crate::aftermath::nothing_left;
 use crate::farm_of;
 use crate::support::{Buildx, Context, builds};
+
+/// How long a farm may take to say something.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A platform that only the agents of this file are of.
 const PLATFORM: &str = "linux/riscv64";
@@ -60,6 +65,8 @@ mod old {
         pub kind: String,
         #[prost(string, repeated, tag = "3")]
         pub llb_caps: Vec<String>,
+        #[prost(string, repeated, tag = "4")]
+        pub frontend_caps: Vec<String>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -147,7 +154,7 @@ struct Old {
 
 impl Old {
     /// Says hello in this version of the protocol.
-    async fn join(farm: &Farm, protocol: &str, llb_caps: &[String]) -> Result<Old, Status> {
+    async fn join(farm: &Farm, protocol: &str, engine: &old::Engine) -> Result<Old, Status> {
         let channel = Endpoint::from_shared(format!("http://{}", farm.agent_address()));
         let channel = channel.expect("a URL").connect().await.expect("it listens");
         let (to, outgoing) = mpsc::channel(8);
@@ -158,10 +165,7 @@ impl Old {
             native_platform: PLATFORM.to_owned(),
             platforms: vec![PLATFORM.to_owned()],
             slots: 1,
-            engine: Some(old::Engine {
-                kind: "buildkitd".to_owned(),
-                llb_caps: llb_caps.to_vec(),
-            }),
+            engine: Some(engine.clone()),
         };
         let hello = old::FromAgent {
             said: Some(Said::Hello(hello)),
@@ -184,7 +188,8 @@ impl Old {
     /// The next of what it hears that is this, others passed over.
     async fn hear<T>(&mut self, mut this: impl FnMut(Heard) -> Option<T>) -> T {
         loop {
-            let next = self.from.next().await.expect("the link goes on");
+            let next = tokio::time::timeout(PATIENCE, self.from.next()).await;
+            let next = next.expect("it is told in time").expect("the link goes on");
             let heard = next.expect("the link is there").heard;
             if let Some(found) = heard.and_then(&mut this) {
                 return found;
@@ -205,20 +210,25 @@ impl Old {
 fn an_agent_of_the_minor_version_before_is_given_work_and_those_of_others_are_told_what_to_do() {
     // So long that the one heartbeat of this agent is enough.
     let farm = farm_of("amd64", &["--lease", "10m"]);
-    let caps = "SELECT array_to_string(llb_caps, ' ') FROM agents";
-    let caps = farm.postgres().query(farm.database_url(), caps);
-    let caps: Vec<String> = caps
-        .expect("a database")
-        .split(' ')
-        .map(str::to_owned)
-        .collect();
+    let caps = |of: &str| -> Vec<String> {
+        let caps = format!("SELECT array_to_string({of}, ' ') FROM agents");
+        let caps = farm.postgres().query(farm.database_url(), &caps);
+        let caps = caps.expect("a database");
+        caps.split(' ').map(str::to_owned).collect()
+    };
+    // Clients are offered what all engines can.
+    let engine = old::Engine {
+        kind: "buildkitd".to_owned(),
+        llb_caps: caps("llb_caps"),
+        frontend_caps: caps("frontend_caps"),
+    };
     let runtime = Runtime::new().expect("threads");
     for (theirs, advice) in [
         ("0.9", "update the agent"),
         ("9.0", "update the coordinator"),
         ("old", "is it an agent of croft?"),
     ] {
-        let refused = runtime.block_on(Old::join(&farm, theirs, &caps));
+        let refused = runtime.block_on(Old::join(&farm, theirs, &engine));
         let status = refused.err().expect("it is refused");
         assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
         let said = status.message();
@@ -229,7 +239,7 @@ fn an_agent_of_the_minor_version_before_is_given_work_and_those_of_others_are_to
     assert_eq!(known.expect("a database"), "1", "no other is known");
 
     let mut old = runtime
-        .block_on(Old::join(&farm, MINOR_BEFORE, &caps))
+        .block_on(Old::join(&farm, MINOR_BEFORE, &engine))
         .expect("it is taken");
     runtime.block_on(async {
         let welcome = |heard| match heard {
