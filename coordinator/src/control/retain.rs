@@ -1,4 +1,5 @@
-//! Retention: what is old goes, and what is too much, the oldest first; never what a build that lives needs. Once an hour and at the start.
+//! Retention: what is old goes, and what is too much, the oldest first; never what a build that lives needs. Once an hour and at the start,
+//! and soon again after a look that failed.
 //!
 //! Builds, logs and hints are the store's own. Images are deleted in the stage registry by their digests; the layers that nothing refers to
 //! any more it frees itself, when its operator has it collect garbage.
@@ -9,12 +10,14 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Control;
-use super::failure::Result;
+use super::failure::{Failure, Result};
 use crate::registry::RegistryError;
 use crate::store::{ImageBlob, StageImage, StageImages, StoreError};
 
 /// From the end of one look to the next.
 const PACE: Duration = Duration::from_secs(3600);
+/// From the end of one that failed; doubled with each that fails in a row, up to the usual pace.
+const AGAIN: Duration = Duration::from_secs(60);
 /// Rows that one statement takes: it holds nobody up.
 const BATCH: u32 = 500;
 /// Builds that one statement takes, with all that belongs to them.
@@ -54,21 +57,59 @@ struct Collected {
 /// The retention loop.
 pub(super) async fn run(control: Arc<Control>) {
     let mut told = Told::Nothing;
+    let mut again = AGAIN;
     loop {
-        if let Err(failure) = rows(&control).await {
-            tracing::warn!(%failure, "what is old stays for now");
-        }
-        match images(&control, told).await {
-            Ok(now) => told = now,
-            Err(failure) => {
-                tracing::warn!(%failure, "what is old in the stage registry stays for now")
-            }
-        }
+        let looked = look(&control, &mut told).await;
         if control.store.is_closed() {
             return;
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(pause(looked, &mut again)).await;
     }
+}
+
+/// How a look went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// What was to go is gone, or stays for a reason that will not pass by itself.
+    Done,
+    /// The database or the stage registry was away.
+    Failed,
+}
+
+/// From the end of a look to the next; `again` is what it is after a failure.
+fn pause(looked: Look, again: &mut Duration) -> Duration {
+    match looked {
+        Look::Done => {
+            *again = AGAIN;
+            PACE
+        }
+        Look::Failed => {
+            let pause = *again;
+            *again = (pause * 2).min(PACE);
+            tracing::info!(
+                seconds = pause.as_secs(),
+                "what is old is looked for again after a pause"
+            );
+            pause
+        }
+    }
+}
+
+/// One look: at the database's own, and at the stage registry whatever came of that.
+async fn look(control: &Control, told: &mut Told) -> Look {
+    let mut looked = Look::Done;
+    if let Err(failure) = rows(control).await {
+        tracing::warn!(%failure, "what is old stays for now");
+        looked = Look::Failed;
+    }
+    match images(control, *told).await {
+        Ok(now) => *told = now,
+        Err(failure) => {
+            tracing::warn!(%failure, "what is old in the stage registry stays for now");
+            looked = Look::Failed;
+        }
+    }
+    looked
 }
 
 /// Rows that go by age or number.
@@ -111,7 +152,7 @@ enum Told {
     NoDeletion,
 }
 
-/// Images that go by age, and then, while there are too many bytes of them, by last use.
+/// Images that go by age, and then, while there are too many bytes of them, by last use. It fails when the database or the registry is away.
 async fn images(control: &Control, told: Told) -> Result<Told> {
     let keep = &control.settings.retention;
     let mut collected = Collected::default();
@@ -125,15 +166,23 @@ async fn images(control: &Control, told: Told) -> Result<Told> {
     if collected.images > 0 || collected.refused > 0 {
         report(control, &collected, left).await;
     }
-    match &collected.why {
-        Some(RegistryError::NoDeletion { .. }) if told == Told::NoDeletion => return Ok(told),
-        Some(why) => tracing::warn!(%why, "the stage registry keeps what is old"),
-        None => {}
+    heard(collected.why, told)
+}
+
+/// What the registry's last refusal, if there was one, comes to: a failed look if it may soon think otherwise, else what the operator knows.
+fn heard(why: Option<RegistryError>, told: Told) -> Result<Told> {
+    match why {
+        None => Ok(Told::Nothing),
+        Some(why @ RegistryError::Away { .. }) => Err(Failure::farm(why.to_string())),
+        Some(RegistryError::NoDeletion { .. }) if told == Told::NoDeletion => Ok(told),
+        Some(why) => {
+            tracing::warn!(%why, "the stage registry keeps what is old");
+            Ok(match why {
+                RegistryError::NoDeletion { .. } => Told::NoDeletion,
+                _ => Told::Nothing,
+            })
+        }
     }
-    Ok(match collected.why {
-        Some(RegistryError::NoDeletion { .. }) => Told::NoDeletion,
-        _ => Told::Nothing,
-    })
 }
 
 async fn report(control: &Control, collected: &Collected, left: StageImages) {
@@ -241,4 +290,52 @@ async fn delete(
         }
     }
     Ok(Ok(freed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The minutes from each of these looks to the next.
+    fn pauses(looks: &[Look]) -> Vec<u64> {
+        let mut again = AGAIN;
+        let pauses = looks.iter().map(|look| pause(*look, &mut again));
+        pauses.map(|pause| pause.as_secs() / 60).collect()
+    }
+
+    #[test]
+    fn a_look_that_fails_is_made_again_soon_and_one_that_does_not_in_an_hour() {
+        use Look::{Done, Failed};
+        assert_eq!(
+            pauses(&[Done, Failed, Failed, Done, Failed, Done]),
+            [60, 1, 2, 60, 1, 60]
+        );
+    }
+
+    #[test]
+    fn a_registry_that_is_away_is_asked_again_soon_and_one_that_refuses_is_not() {
+        let reference = || "farm/results".to_owned();
+        let why = || "as it says".to_owned();
+        let away = RegistryError::Away {
+            reference: reference(),
+            why: why(),
+        };
+        assert!(heard(Some(away), Told::Nothing).is_err());
+        let refused = RegistryError::Refused {
+            reference: reference(),
+            why: why(),
+        };
+        let never = RegistryError::NoDeletion {
+            reference: reference(),
+        };
+        let heard = |why| heard(why, Told::Nothing).ok();
+        assert_eq!(heard(Some(refused)), Some(Told::Nothing));
+        assert_eq!(heard(Some(never)), Some(Told::NoDeletion));
+        assert_eq!(heard(None), Some(Told::Nothing));
+    }
+
+    #[test]
+    fn looks_that_go_on_failing_come_to_be_as_rare_as_others_and_not_rarer() {
+        assert_eq!(pauses(&[Look::Failed; 8]), [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
 }
