@@ -150,14 +150,14 @@ pub fn request(request: v1::Request) -> (RequestId, Result<Option<Question>, Mal
             {
                 Asked::FrontendSolve(asked) => Question::Frontend(
                     context(asked.context)?,
-                    Box::new(FrontendQuestion {
+                    FrontendQuestion {
                         request: decode("frontend request", &asked.request)?,
                         exporters: asked
                             .exporters
                             .iter()
                             .map(|exporter| decode("exporter", exporter))
                             .collect::<Result<_, _>>()?,
-                    }),
+                    },
                 ),
                 Asked::Gateway(asked) => {
                     let question = match asked.method.as_str() {

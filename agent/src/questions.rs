@@ -34,7 +34,7 @@ impl Answers<'_> {
     pub async fn answer(&self, id: &RequestId, question: Question) {
         let answer = match question {
             Question::Frontend(context, question) => self
-                .frontend(&context, *question)
+                .frontend(&context, question)
                 .await
                 .map(Answer::FrontendResult),
             Question::Gateway(context, question) => self

@@ -128,7 +128,7 @@ pub struct Export {
 #[derive(Debug, Clone)]
 pub enum Question {
     /// Run a frontend without executing anything.
-    Frontend(Arc<BuildContext>, Box<FrontendQuestion>),
+    Frontend(Arc<BuildContext>, FrontendQuestion),
     /// Ask the gateway.
     Gateway(Arc<BuildContext>, GatewayQuestion),
     /// Export what the keeper holds.
