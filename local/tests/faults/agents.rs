@@ -9,7 +9,9 @@ use nix::{
 use crate::aftermath::{settled, unharmed};
 use crate::cable::Cable;
 use crate::sleep::Sleep;
-use crate::support::{Buildx, Context, Plan, Repository, agent, builds, process::eventually};
+use crate::support::{
+    Buildx, Context, Plan, Repository, agent, builds, engine::runs, process::eventually,
+};
 use crate::{farm_with, sleeping};
 
 /// Short enough for a test, long enough for a busy machine.
@@ -229,6 +231,76 @@ fn a_link_that_is_cut_for_less_than_a_lease_costs_nothing() {
     let once = [("amd64-1".to_owned(), "succeeded".to_owned())];
     assert_eq!(attempts(&plan, &context.nonce), once);
     assert!(!image.published("1").bare_image().file("/x").is_empty());
+    unharmed(&farm, &context, &image, &[&sleep]);
+}
+
+/// How much of an upload comes through before it gets stuck, and how much there is of it, in bytes.
+const STUCK_AFTER: u64 = 4 << 20;
+const UPLOAD: u64 = 64 << 20;
+
+#[test]
+fn only_what_is_in_the_middle_of_an_upload_is_tried_again_when_its_agents_connections_are_cut() {
+    let farm = farm_with("amd64", &["--lease", "30s"], &[]);
+    let cable = Cable::to(farm.agent_address());
+    let stopped = agent::stop(&farm, "amd64-1", Signal::SIGTERM);
+    let _started = stopped.by_way_of(cable.address()).start(&farm);
+    let sleep = Sleep::new();
+    // Both platforms are native to the agent, and each has a stage of its own.
+    let context = Context::new(&format!(
+        "FROM --platform=$BUILDPLATFORM busybox AS for-amd64-$NONCE\nCOPY large /large\n\
+         RUN : for-amd64-$NONCE; wc -c < /large > /x\n\
+         FROM --platform=$BUILDPLATFORM busybox AS for-386-$NONCE\n\
+         RUN : for-386-$NONCE; cat /proc/sys/kernel/random/uuid > /x; {}\n\
+         FROM for-${{TARGETARCH}}-$NONCE AS made\n\
+         FROM scratch\nCOPY --from=made /x /x\n",
+        sleep.step()
+    ));
+    let context = context.zeros("large", UPLOAD);
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let buildx = Buildx::of(&farm);
+    let build = buildx
+        .build(&context)
+        .platforms(&["linux/amd64", "linux/386"]);
+    let [upload, beside] = ["for-amd64", "for-386"].map(|step| format!("{step}-{}", context.nonce));
+    // The link carries far less than that.
+    cable.keep_after(STUCK_AFTER);
+    let (built, ()) = build.push(&image.tag("1")).start_with(|running| {
+        sleep.wait_for(1);
+        cable.wait_stuck();
+        let before = sleep.sleepers();
+        let now = plan(&farm, &context.nonce);
+        let runs = [("amd64-1".to_owned(), "running".to_owned())];
+        assert_eq!(attempts(&now, &upload), runs);
+        assert_eq!(attempts(&now, &beside), runs);
+        cable.pull();
+        eventually("the farm knows", || {
+            (agent::state(&farm, "amd64-1") == "away").then_some(())
+        });
+        cable.plug_in();
+        running.wait_for(|line| line.contains("is tried again"));
+        eventually("the upload is done at the second try", || {
+            let now = attempts(&plan(&farm, &context.nonce), &upload);
+            (now.len() == 2 && now[1].1 == "succeeded").then_some(())
+        });
+        assert_eq!(sleep.sleepers(), before, "what runs beside it goes on");
+        sleep.wake_all();
+    });
+    let built = built.succeeded();
+    let plan = built.plan();
+    let [failed, succeeded] =
+        ["failed", "succeeded"].map(|state| ("amd64-1".to_owned(), state.to_owned()));
+    assert_eq!(
+        attempts(&plan, &upload),
+        [failed, succeeded.clone()],
+        "{plan:#?}"
+    );
+    assert_eq!(attempts(&plan, &beside), [succeeded], "{plan:#?}");
+    for step in [&upload, &beside] {
+        assert_eq!(runs(&farm, step), [("amd64-1".to_owned(), 1)]);
+    }
+    let published = image.published("1");
+    let size = published.image("linux/amd64").file("/x");
+    assert_eq!(size, UPLOAD.to_string());
     unharmed(&farm, &context, &image, &[&sleep]);
 }
 

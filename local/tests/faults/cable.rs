@@ -7,6 +7,8 @@ use std::{
     thread,
 };
 
+use crate::support::process::eventually;
+
 /// Passes on everything that comes while it is plugged in.
 pub struct Cable {
     address: SocketAddr,
@@ -22,6 +24,10 @@ struct State {
 struct Plug {
     how: How,
     open: Vec<TcpStream>,
+    /// How many bytes a connection passes on in one direction before it keeps the rest.
+    most: Option<u64>,
+    /// Whether one has come to that.
+    stuck: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,6 +48,8 @@ impl Cable {
         let plug = Plug {
             how: How::In,
             open: Vec::new(),
+            most: None,
+            stuck: false,
         };
         let state = Arc::new(State {
             to,
@@ -73,6 +81,21 @@ impl Cable {
         self.set(How::Silent);
     }
 
+    /// From now on each connection keeps what comes in one direction after so many bytes: one that carries much gets stuck in the middle of
+    /// it, while others pass on what little they carry.
+    pub fn keep_after(&self, bytes: u64) {
+        let mut plug = self.state.plug.lock().expect("no panic");
+        plug.most = Some(bytes);
+    }
+
+    /// Waits until a connection is stuck.
+    pub fn wait_stuck(&self) {
+        eventually("a connection is stuck", || {
+            let plug = self.state.plug.lock().expect("no panic");
+            plug.stuck.then_some(())
+        });
+    }
+
     /// Plugs it in again; what was kept passes.
     pub fn plug_in(&self) {
         self.set(How::In);
@@ -80,7 +103,7 @@ impl Cable {
 
     fn set(&self, how: How) {
         let mut plug = self.state.plug.lock().expect("no panic");
-        plug.how = how;
+        (plug.how, plug.most, plug.stuck) = (how, None, false);
         if how == How::Out {
             for stream in plug.open.drain(..) {
                 let _ = stream.shutdown(Shutdown::Both);
@@ -104,8 +127,10 @@ impl State {
             let state = Arc::clone(self);
             thread::spawn(move || {
                 let mut buffer = vec![0; 64 << 10];
+                let mut passed = 0;
                 while let Ok(length @ 1..) = from.read(&mut buffer) {
-                    state.wait();
+                    passed += length as u64;
+                    state.wait(passed);
                     if to.write_all(&buffer[..length]).is_err() {
                         break;
                     }
@@ -116,12 +141,14 @@ impl State {
         plug.open.extend([near, far]);
     }
 
-    fn wait(&self) {
-        let plug = self.plug.lock().expect("no panic");
-        let silent = self
-            .changed
-            .wait_while(plug, |plug| plug.how == How::Silent);
-        drop(silent.expect("no panic"));
+    /// Waits while what a connection was given, with these last bytes of it, is to be kept.
+    fn wait(&self, passed: u64) {
+        let mut plug = self.plug.lock().expect("no panic");
+        let too_much = |plug: &Plug| plug.most.is_some_and(|most| passed > most);
+        plug.stuck |= too_much(&plug);
+        let kept = |plug: &mut Plug| plug.how == How::Silent || too_much(plug);
+        let passes = self.changed.wait_while(plug, kept);
+        drop(passes.expect("no panic"));
     }
 }
 
