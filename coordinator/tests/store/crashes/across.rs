@@ -1,17 +1,13 @@
 //! A build whose stages run on two agents, so that what one makes travels to the other as an image.
 
-use std::collections::HashSet;
-
 use croft_coordinator::store::{
-    AgentLink, Binding, BuildView, Exported, NewAttempt, NewBuild, OutputDone, OutputRow,
-    OutputState, Store, StoreError,
+    AgentLink, Binding, BuildView, Exported, NewBuild, OutputDone, OutputRow, OutputState, Store,
+    StoreError,
 };
 use croft_planner::{EdgeId, Output, StageId, TargetId};
-use croft_scheduler::{
-    AttemptId, AttemptState, BuildId, BuildState, FailureKind, LeaseTerms, StageState,
-};
+use croft_scheduler::{AttemptId, AttemptState, BuildId, BuildState, FailureKind, StageState};
 
-use super::{BUDGET, World, held, publish};
+use super::{BUDGET, Told, World, held, publish};
 use crate::support::*;
 
 /// A build of two stages on two agents, the second of which takes the first one's result. The first attempt fails by the farm's fault, and the
@@ -19,10 +15,7 @@ use crate::support::*;
 pub struct Across {
     build: NewBuild,
     agents: [AgentLink; 2],
-    /// What the agents were told to run: they outlive a coordinator.
-    told: HashSet<AttemptId>,
-    /// How many offers were committed and not sent.
-    untold: u32,
+    told: Told,
     failed: bool,
     lost: bool,
 }
@@ -35,8 +28,7 @@ impl World for Across {
                 db.agent("amd64-1", "linux/amd64").await,
                 db.agent("arm64-1", "linux/arm64").await,
             ],
-            told: HashSet::new(),
-            untold: 0,
+            told: Told::default(),
             failed: false,
             lost: false,
         }
@@ -47,7 +39,7 @@ impl World for Across {
     }
 
     fn untold(&self) -> u32 {
-        self.untold
+        self.told.untold
     }
 
     async fn step(&mut self, db: &Db, store: &Store) -> Result<bool, StoreError> {
@@ -104,10 +96,8 @@ impl Across {
         let held = held(attempt);
         let agent = attempt.agent;
         let farm = failure(FailureKind::Farm);
-        if !self.told.contains(&attempt.id) {
-            // Its agent comes back without it.
-            self.untold += 1;
-            store.attempt_fail(agent, held, &farm, &BUDGET).await?;
+        if !self.told.knows(attempt) {
+            self.told.lacks(store, attempt).await?;
         } else if attempt.state == AttemptState::Offered {
             store.attempt_accept(agent, held).await?;
         } else if !self.failed {
@@ -146,18 +136,8 @@ impl Across {
                 view.outputs[0].digest.as_deref().expect("it is there"),
             )],
         };
-        let new = NewAttempt {
-            id: AttemptId(id()),
-            key: key(self.build.id, stage.0),
-            agent: agent.id,
-            epoch: agent.epoch,
-            reason: "a test".to_owned(),
-            bindings,
-        };
-        store.attempt_offer(&new, &LeaseTerms::default()).await?;
-        // Only what was committed is sent.
-        self.told.insert(new.id);
-        Ok(())
+        let key = key(self.build.id, stage.0);
+        self.told.offer(store, key, agent, bindings).await
     }
 }
 

@@ -1,18 +1,14 @@
 //! A build whose stages go ahead of one another, on agents that come, go and come back.
 
-use std::collections::HashSet;
-
 use croft_coordinator::store::{
-    AgentLink, Binding, BuildView, Disk, Heartbeat, Held, Memory, NewAttempt, NewBuild, OutputDone,
+    AgentLink, Binding, BuildView, Disk, Heartbeat, Held, Memory, NewBuild, OutputDone,
     OutputState, Store, StoreError,
 };
 use croft_planner::{EdgeId, Output, StageId, TargetId};
 use croft_scheduler::fleet::{Health, Presence};
-use croft_scheduler::{
-    AgentId, AttemptId, AttemptState, BuildId, BuildState, FailureKind, LeaseTerms, StageState,
-};
+use croft_scheduler::{AgentId, AttemptState, BuildId, BuildState, LeaseTerms, StageState};
 
-use super::{BUDGET, World, held, publish};
+use super::{BUDGET, Told, World, held, publish};
 use crate::support::*;
 
 /// Why the second stage gives way.
@@ -47,9 +43,7 @@ pub struct Ahead {
     /// Whether the coordinator that there is now has begun.
     begun: bool,
     agents: [Agent; 2],
-    /// What the agents were told to run: they outlive a coordinator.
-    told: HashSet<AttemptId>,
-    untold: u32,
+    told: Told,
     link_broke: bool,
 }
 
@@ -76,8 +70,7 @@ impl World for Ahead {
                 agent("amd64-1", "linux/amd64"),
                 agent("arm64-1", "linux/arm64"),
             ],
-            told: HashSet::new(),
-            untold: 0,
+            told: Told::default(),
             link_broke: false,
         }
     }
@@ -128,7 +121,7 @@ impl World for Ahead {
     }
 
     fn untold(&self) -> u32 {
-        self.untold
+        self.told.untold
     }
 
     async fn check(&self, db: &Db, when: &str) {
@@ -218,12 +211,8 @@ impl Ahead {
         use StageState::{Done, Ready, Running, Waiting};
         let id = self.build.id;
         let mut live = view.attempts.iter().filter(|one| !one.state.is_final());
-        if let Some(attempt) = live.clone().find(|one| !self.told.contains(&one.id)) {
-            // Its agent comes back without it.
-            self.untold += 1;
-            let farm = failure(FailureKind::Farm);
-            let end = store.attempt_fail(attempt.agent, held(attempt), &farm, &BUDGET);
-            return end.await.map(drop);
+        if let Some(attempt) = live.clone().find(|one| !self.told.knows(one)) {
+            return self.told.lacks(store, attempt).await;
         }
         if let Some(one) = live.clone().find(|one| one.state == AttemptState::Offered) {
             return store.attempt_accept(one.agent, held(one)).await;
@@ -294,18 +283,8 @@ impl Ahead {
     ) -> Result<(), StoreError> {
         let agent = &self.agents[usize::from(stage == 2)];
         let link = agent.link.expect("it is there");
-        let new = NewAttempt {
-            id: AttemptId(id()),
-            key: key(self.build.id, stage),
-            agent: link.id,
-            epoch: link.epoch,
-            reason: "a test".to_owned(),
-            bindings,
-        };
-        store.attempt_offer(&new, &LeaseTerms::default()).await?;
-        // Only what was committed is sent.
-        self.told.insert(new.id);
-        Ok(())
+        let key = key(self.build.id, stage);
+        self.told.offer(store, key, &link, bindings).await
     }
 }
 

@@ -4,13 +4,17 @@
 mod across;
 mod ahead;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use croft_coordinator::store::{
-    AttemptRow, BuildEnd, BuildView, Held, NewPublication, PublicationState, Store, StoreError,
+    AgentLink, AttemptRow, Binding, BuildEnd, BuildView, Held, NewAttempt, NewPublication,
+    PublicationState, Store, StoreError,
 };
 use croft_local::Postgres;
-use croft_scheduler::{BuildId, FarmBudget, StageState};
+use croft_scheduler::{
+    AttemptId, BuildId, FailureKind, FarmBudget, LeaseTerms, StageKey, StageState,
+};
 use serde_json::json;
 
 use self::across::Across;
@@ -46,6 +50,49 @@ const BUDGET: FarmBudget = FarmBudget {
     first_wait: Duration::ZERO,
     longest_wait: Duration::ZERO,
 };
+
+/// What agents were told to run: they outlive a coordinator.
+#[derive(Default)]
+struct Told {
+    attempts: HashSet<AttemptId>,
+    /// How many offers were committed and not sent.
+    untold: u32,
+}
+
+impl Told {
+    fn knows(&self, attempt: &AttemptRow) -> bool {
+        self.attempts.contains(&attempt.id)
+    }
+
+    async fn offer(
+        &mut self,
+        store: &Store,
+        key: StageKey,
+        agent: &AgentLink,
+        bindings: Vec<Binding>,
+    ) -> Result<(), StoreError> {
+        let new = NewAttempt {
+            id: AttemptId(id()),
+            key,
+            agent: agent.id,
+            epoch: agent.epoch,
+            reason: "a test".to_owned(),
+            bindings,
+        };
+        store.attempt_offer(&new, &LeaseTerms::default()).await?;
+        // Only what was committed is sent.
+        self.attempts.insert(new.id);
+        Ok(())
+    }
+
+    /// The agent of an attempt that was not sent comes back without it.
+    async fn lacks(&mut self, store: &Store, attempt: &AttemptRow) -> Result<(), StoreError> {
+        self.untold += 1;
+        let farm = failure(FailureKind::Farm);
+        let end = store.attempt_fail(attempt.agent, held(attempt), &farm, &BUDGET);
+        end.await.map(drop)
+    }
+}
 
 /// Moves the tags, and ends the build.
 async fn publish(store: &Store, view: &BuildView) -> Result<(), StoreError> {
