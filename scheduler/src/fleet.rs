@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use croft_planner::{CacheIdentity, Platform, Requirements, StageId};
@@ -69,6 +70,11 @@ pub enum Duty {
     Draining,
 }
 
+/// Whether an agent that stands so could be given work if it had a free slot.
+pub fn takes_work(presence: Presence, health: Health, duty: Duty) -> bool {
+    presence == Presence::Connected && health == Health::Healthy && duty == Duty::Active
+}
+
 /// One agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentView {
@@ -90,8 +96,8 @@ pub struct AgentView {
     pub health: Health,
     /// Whether it takes new work.
     pub duty: Duty,
-    /// Capabilities of its engine's LLB.
-    pub caps: BTreeSet<String>,
+    /// Capabilities of its engine's LLB: a long list that stays the same.
+    pub caps: Arc<BTreeSet<String>>,
     /// What its engine lets builds be granted.
     pub entitlements: BTreeSet<String>,
     /// The names of the devices that its engine can give a command.
@@ -165,9 +171,7 @@ impl AgentView {
 
     /// Whether it could be given work now if it had a free slot.
     pub fn takes_work(&self) -> bool {
-        self.presence == Presence::Connected
-            && self.health == Health::Healthy
-            && self.duty == Duty::Active
+        takes_work(self.presence, self.health, self.duty)
     }
 
     /// What its engine lacks of what a stage requires, in order; empty if nothing.

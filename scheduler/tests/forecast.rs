@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use bollard_buildkit_proto::moby::buildkit::v1::frontend::{self, result::Result as Refs};
 use croft_planner::{Homes, Limits, Plan, PlanInput, PlanOptions, StageId, Target};
@@ -61,7 +62,7 @@ fn foreseen(plan: &Plan, fleet: &FleetView) -> Vec<Forecast> {
             .stages()
             .iter()
             .flat_map(|stage| &stage.requirements.caps);
-        agent.caps.extend(caps.cloned());
+        Arc::make_mut(&mut agent.caps).extend(caps.cloned());
     }
     forecast(&prospect, &fleet, &stages, &Policy::default(), NOW)
 }

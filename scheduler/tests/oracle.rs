@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use croft_planner::{EdgeId, Requirements, StageId};
 use croft_scheduler::fleet::{AgentView, Duty, FleetView, Health, Lack, Presence, StageKey, Start};
@@ -59,7 +60,7 @@ prop_compose! {
         view.presence = if away { Presence::Away } else { Presence::Connected };
         view.health = if unhealthy { Health::Unhealthy } else { Health::Healthy };
         view.duty = if draining { Duty::Draining } else { Duty::Active };
-        (view.caps, view.entitlements, view.devices) = (caps, entitlements, devices);
+        (view.caps, view.entitlements, view.devices) = (Arc::new(caps), entitlements, devices);
         view.disk_free = disk_free;
         view.cache = cache.into_iter().map(identity).collect();
         view.mounts = mounts.into_iter().map(|(name, mount)| (project(name), mount.to_owned())).collect();
@@ -300,7 +301,7 @@ proptest! {
                             assert!(match lack.clone() {
                                 Lack::Entitlement(name) => mended.entitlements.insert(name),
                                 Lack::Device(name) => mended.devices.insert(name),
-                                Lack::Capability(name) => mended.caps.insert(name),
+                                Lack::Capability(name) => Arc::make_mut(&mut mended.caps).insert(name),
                             });
                         }
                         assert_eq!(mended.lacks(&stage.requirements), []);

@@ -1,6 +1,7 @@
 //! croft.v1's wire types into the farm's own and back. Nothing that a peer sends is trusted to be whole.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::UsageRecord;
@@ -85,11 +86,10 @@ pub(super) fn hello(hello: wire::Hello) -> Result<Joining, String> {
             version: hello.version,
             engine_kind: engine.kind,
             engine_version: engine.version,
-            llb_caps: engine.llb_caps,
-            frontend_caps: engine.frontend_caps,
+            llb_caps: Arc::new(engine.llb_caps.into_iter().collect()),
+            frontend_caps: engine.frontend_caps.into_iter().collect(),
             entitlements: engine.entitlements,
             devices: engine.devices,
-            disk: hello.disk.map(disk),
         },
     })
 }
@@ -353,7 +353,7 @@ pub(super) fn moment(stamp: Timestamp) -> Result<DateTime<Utc>, Status> {
 /// An agent that holds what is needed of so many builds.
 pub(super) fn agent(row: &AgentRow, holding: u32) -> wire::Agent {
     let names = |list: &[Platform]| list.iter().map(ToString::to_string).collect();
-    let disk = row.hello.disk;
+    let disk = row.disk;
     wire::Agent {
         id: row.id.to_string(),
         name: row.hello.name.clone(),

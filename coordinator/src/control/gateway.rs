@@ -6,47 +6,14 @@ use std::sync::Arc;
 use bollard_buildkit_proto::moby::buildkit::v1::frontend as api;
 use croft_planner::Platform;
 use croft_proto::v1 as wire;
-use croft_scheduler::fleet::AgentView;
-use croft_scheduler::{AgentId, FleetView, build_platform};
+use croft_scheduler::{AgentId, build_platform};
 use prost::Message as _;
 use wire::answer::Answer;
 use wire::request::Request as Ask;
 
 use super::failure::{Failure, Kind, Result, decode};
 use super::{Build, Control, deliver};
-
-/// What the farm passes on of an engine's gateway.
-pub(super) const OFFERED: [&str; 16] = [
-    "solve.base",
-    "solve.inlinereturn",
-    "resolveimage",
-    "resolveimage.resolvemode",
-    "return",
-    "returnmap",
-    "importcaches",
-    "proto.refarray",
-    "reference.output",
-    "frontend.inputs",
-    "gateway.solve.metadata",
-    "frontend.caps",
-    "gateway.solve.evaluate",
-    "gateway.evaluate",
-    "gateway.warnings",
-    "source.metaresolver",
-];
-
-/// What engines can do and the farm can't (yet): a client that sees these would ask for it.
-pub(super) const WITHHELD: [&str; 9] = [
-    croft_proto::DELIVERS,
-    croft_proto::DELETES,
-    "exporter.image.attestations",
-    "exporter.session",
-    "source.policy.session",
-    "gc.freespacefilter",
-    "history.filter",
-    "exec.meta.network.proxy",
-    "source.buildop.llbfilename",
-];
+use crate::store::AgentRow;
 
 /// How often a frontend is tried on another agent when the farm failed.
 const TRIES: usize = 3;
@@ -159,13 +126,14 @@ impl Control {
             let changed = self.agents_changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let fleet = self.fleet_view().await?;
+            let agents = self.store.agent_list().await?;
+            let fleet = AgentRow::fleet(&agents);
             let requested = self.settings.build_platform.as_ref();
             let Some(platform) = build_platform(&fleet, requested) else {
                 return Err(Failure::no_agents());
             };
             let waiting = |agent| self.turns.wanted(agent);
-            if let Some(agent) = choose(&fleet, &platform, build.planner(), failed, waiting) {
+            if let Some(agent) = choose(&agents, &platform, build.planner(), failed, waiting) {
                 build.set_planner(Some(agent));
                 return Ok((agent, platform));
             }
@@ -194,32 +162,28 @@ impl Control {
 /// The agent that has planned this build before, else one of the oldest engines, so that the others can do what is planned; of those the
 /// one where fewest wait for their turn at it, else the least busy one.
 fn choose(
-    fleet: &FleetView,
+    agents: &[AgentRow],
     platform: &Platform,
     before: Option<AgentId>,
     failed: &[AgentId],
     waiting: impl Fn(AgentId) -> usize,
 ) -> Option<AgentId> {
-    let fit = |agent: &&AgentView| {
-        agent.takes_work() && agent.native == *platform && !failed.contains(&agent.id)
+    let fit = |agent: &&AgentRow| {
+        agent.takes_work() && agent.hello.native == *platform && !failed.contains(&agent.id)
     };
-    let busy = |agent: &&AgentView| {
-        let share = agent.load.len() * 1000 / usize::try_from(agent.slots.max(1)).unwrap_or(1);
+    let busy = |agent: &&AgentRow| {
+        let share = agent.running.saturating_mul(1000) / agent.hello.slots.max(1);
         (
             Some(agent.id) != before,
             // Engines only ever learn more.
-            agent.caps.len(),
+            agent.hello.llb_caps.len(),
             waiting(agent.id),
             share,
-            agent.name.clone(),
+            agent.hello.name.clone(),
         )
     };
-    fleet
-        .agents
-        .iter()
-        .filter(fit)
-        .min_by_key(busy)
-        .map(|agent| agent.id)
+    let fit = agents.iter().filter(fit);
+    fit.min_by_key(busy).map(|agent| agent.id)
 }
 
 /// All four arguments together decide what BUILDPLATFORM and its parts are, whatever engine runs the frontend.
@@ -236,45 +200,57 @@ fn set_build_platform(options: &mut HashMap<String, String>, platform: &Platform
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
+pub(super) mod tests {
+    use chrono::DateTime;
     use croft_scheduler::fleet::{Duty, Health, Presence};
 
     use super::*;
+    use crate::store::{Epoch, Hello};
+
+    /// An idle agent with two slots.
+    pub fn agent(number: u128, native: &str, llb_caps: &[&str]) -> AgentRow {
+        let native: Platform = native.parse().unwrap();
+        let hello = Hello {
+            name: format!("{}-{number}", native.arch()),
+            platforms: vec![native.clone()],
+            native,
+            emulated: Vec::new(),
+            slots: 2,
+            labels: Default::default(),
+            version: String::new(),
+            engine_kind: String::new(),
+            engine_version: String::new(),
+            llb_caps: Arc::new(llb_caps.iter().map(|&cap| cap.to_owned()).collect()),
+            frontend_caps: Default::default(),
+            entitlements: Vec::new(),
+            devices: Vec::new(),
+        };
+        AgentRow {
+            id: AgentId(uuid::Uuid::from_u128(number)),
+            hello: Arc::new(hello),
+            presence: Presence::Connected,
+            epoch: Epoch(1),
+            health: Health::Healthy,
+            disk: None,
+            memory: None,
+            duty: Duty::Active,
+            first_seen: DateTime::UNIX_EPOCH,
+            last_seen: DateTime::UNIX_EPOCH,
+            running: 0,
+        }
+    }
 
     #[test]
     fn of_engines_of_several_ages_the_oldest_plans_what_all_can_run() {
-        let agent = |number: u128, caps: &[&str]| AgentView {
-            id: AgentId(uuid::Uuid::from_u128(number)),
-            name: format!("amd64-{number}"),
-            native: "linux/amd64".parse().unwrap(),
-            platforms: BTreeSet::from(["linux/amd64".parse().unwrap()]),
-            emulated: BTreeSet::new(),
-            slots: 2,
-            presence: Presence::Connected,
-            health: Health::Healthy,
-            duty: Duty::Active,
-            caps: caps.iter().map(|&cap| cap.to_owned()).collect(),
-            entitlements: BTreeSet::new(),
-            devices: BTreeSet::new(),
-            disk_free: None,
-            cache: BTreeSet::new(),
-            mounts: BTreeSet::new(),
-            projects: BTreeMap::new(),
-            alike: BTreeMap::new(),
-            load: Vec::new(),
-        };
-        let agents = vec![
-            agent(1, &["exec.meta.base", "exec.new"]),
-            agent(2, &["exec.meta.base"]),
-            agent(3, &["exec.meta.base"]),
+        let agents = [
+            agent(1, "linux/amd64", &["exec.meta.base", "exec.new"]),
+            agent(2, "linux/amd64", &["exec.meta.base"]),
+            agent(3, "linux/amd64", &["exec.meta.base"]),
         ];
         let ids: Vec<_> = agents.iter().map(|agent| agent.id).collect();
-        let fleet = FleetView { agents };
         let amd64 = "linux/amd64".parse().unwrap();
         let chosen = |before, failed: &[AgentId], waiting: fn(AgentId) -> usize| {
-            choose(&fleet, &amd64, before, failed, waiting)
+            choose(&agents, &amd64, before, failed, waiting)
         };
         assert_eq!(chosen(None, &[], |_| 0), Some(ids[1]));
         let second_is_waited_for = |id: AgentId| usize::from(id.0.as_u128() == 2);

@@ -18,6 +18,7 @@ mod foresee;
 mod gateway;
 pub mod image;
 mod images;
+mod offered;
 mod operate;
 mod outputs;
 mod planned;
@@ -43,8 +44,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use croft_planner::Platform;
-use croft_scheduler::fleet::{AgentView, Presence};
-use croft_scheduler::{BuildId, FarmBudget, FleetView, LeaseTerms, Policy, Project};
+use croft_scheduler::{BuildId, FarmBudget, LeaseTerms, Policy, Project};
 use tokio::sync::{Notify, Semaphore};
 
 pub use build::{Build, Request};
@@ -52,6 +52,7 @@ pub(crate) use events::held;
 pub use failure::{Failure, Kind, Result};
 pub use fleet::{Ends, Fleet};
 pub use foresee::Foreseen;
+pub use offered::Offered;
 pub use outputs::Outputs;
 pub use planned::{ResultTarget, Results};
 pub use presence::{Joining, Linked};
@@ -62,7 +63,7 @@ pub use sessions::Sessions;
 pub use stages::StageRegistry;
 
 use self::turns::Turns;
-use crate::store::{AgentRow, Store};
+use crate::store::Store;
 
 /// How builds are run.
 #[derive(Clone, Debug)]
@@ -110,15 +111,6 @@ pub struct Control {
     agents_changed: Notify,
     /// Builds may not have been told all that is in the store.
     missed: Notify,
-}
-
-/// What the farm's engines can do, all of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Of the gateway.
-    pub frontend: BTreeSet<String>,
-    /// Of the LLB.
-    pub llb: BTreeSet<String>,
 }
 
 impl Control {
@@ -211,69 +203,12 @@ impl Control {
         }
     }
 
-    /// The platforms that connected agents serve: native ones first, those with the most slots in front, then emulated ones. Where none is
-    /// connected, as after another coordinator has gone, those that are known: builds wait for them.
-    pub async fn platforms(&self) -> Result<Vec<Platform>> {
-        let fleet = self.store.fleet_view().await?;
-        let mut slots: HashMap<&Platform, u64> = HashMap::new();
-        let is_there = |agent: &&AgentView| agent.presence == Presence::Connected;
-        let none = !fleet.agents.iter().any(|agent| is_there(&agent));
-        let connected = || fleet.agents.iter().filter(|agent| none || is_there(agent));
-        for agent in connected() {
-            *slots.entry(&agent.native).or_default() += u64::from(agent.slots);
-        }
-        let mut natives: Vec<&Platform> = slots.keys().copied().collect();
-        natives.sort_by_key(|p| {
-            (
-                std::cmp::Reverse(slots[p]),
-                p.arch() != "amd64",
-                p.to_string(),
-            )
-        });
-        if let Some(build) = &self.settings.build_platform {
-            natives.sort_by_key(|p| *p != build);
-        }
-        let also = connected().flat_map(|a| &a.platforms);
-        let emulated = connected().flat_map(|a| &a.emulated);
-        let mut platforms = Vec::new();
-        for platform in natives.into_iter().chain(also).chain(emulated) {
-            if !platforms.contains(platform) {
-                platforms.push(platform.clone());
-            }
-        }
-        Ok(platforms)
-    }
-
-    /// What a client may count on: what all engines can do and the farm passes on.
-    pub async fn capabilities(&self) -> Result<Capabilities> {
-        let agents = self.store.agent_list().await?;
-        let is_there = |agent: &&AgentRow| agent.presence == Presence::Connected;
-        let none = !agents.iter().any(|agent| is_there(&agent));
-        let there = agents.iter().filter(|agent| none || is_there(agent));
-        let mut all = there.map(|agent| &agent.hello);
-        let mut shared = all
-            .next()
-            .map_or_else(Capabilities::default, |first| Capabilities {
-                frontend: BTreeSet::from_iter(first.frontend_caps.clone()),
-                llb: BTreeSet::from_iter(first.llb_caps.clone()),
-            });
-        for agent in all {
-            shared
-                .frontend
-                .retain(|cap| agent.frontend_caps.contains(cap));
-            shared.llb.retain(|cap| agent.llb_caps.contains(cap));
-        }
-        shared
-            .frontend
-            .retain(|cap| gateway::OFFERED.contains(&cap.as_str()));
-        shared
-            .llb
-            .retain(|cap| !gateway::WITHHELD.contains(&cap.as_str()));
-        Ok(shared)
-    }
-
-    async fn fleet_view(&self) -> Result<FleetView> {
-        Ok(self.store.fleet_view().await?)
+    /// What the farm is to clients now.
+    pub async fn offered(&self) -> Result<Offered> {
+        Ok(Offered::of(
+            &self.store.agent_list().await?,
+            self.settings.build_platform.as_ref(),
+        ))
     }
 
     /// Something may be placed now that the store says nothing of: of its own changes it tells everybody who listens.

@@ -15,7 +15,7 @@ use super::progress::Ending;
 use super::publish::{Logins, Order, platform_name};
 use super::recipe::Recipe;
 use super::{Control, config, record};
-use crate::store::{BuildEnd, NewBuild, PlanRows, PublicationRow};
+use crate::store::{AgentRow, BuildEnd, NewBuild, PlanRows, PublicationRow};
 
 /// What goes back to the client.
 pub type Response = BTreeMap<String, String>;
@@ -233,7 +233,7 @@ impl Control {
         mut results: Results,
         outputs: Outputs,
     ) -> Result<Split> {
-        let fleet = self.fleet_view().await?;
+        let fleet = AgentRow::fleet(&self.store.agent_list().await?);
         let platform = self.build_platform(build, &fleet)?;
         let mut targets = Vec::new();
         for result in &mut results.targets {

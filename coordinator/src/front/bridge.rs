@@ -117,13 +117,12 @@ impl Service for Bridge {
         request: Request<api::PingRequest>,
     ) -> Result<Response<api::PongResponse>, Status> {
         self.job(request.metadata()).await?;
-        let failed = |failure| convert::status(&failure);
-        let offered = self.control.capabilities().await.map_err(failed)?;
-        let platforms = self.control.platforms().await.map_err(failed)?;
+        let offered = self.control.offered().await;
+        let offered = offered.map_err(|failure| convert::status(&failure))?;
         Ok(Response::new(api::PongResponse {
             frontend_api_caps: caps(offered.frontend),
             llb_caps: caps(offered.llb),
-            workers: vec![convert::worker(&platforms)],
+            workers: vec![convert::worker(&offered.platforms)],
         }))
     }
 

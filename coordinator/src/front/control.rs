@@ -129,11 +129,10 @@ impl Service for Face {
         &self,
         _: Request<api::ListWorkersRequest>,
     ) -> Result<Response<api::ListWorkersResponse>, Status> {
-        let platforms = self
-            .control
-            .platforms()
-            .await
-            .map_err(|failure| convert::status(&failure))?;
+        let offered = self.control.offered().await;
+        let platforms = offered
+            .map_err(|failure| convert::status(&failure))?
+            .platforms;
         if platforms.is_empty() {
             return Err(Status::unavailable(Failure::no_agents().message));
         }

@@ -1,13 +1,14 @@
 //! Agents: who there is, and whether they are connected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use croft_planner::Platform;
-use croft_scheduler::fleet::{Duty, Health, Presence};
-use croft_scheduler::{AgentId, LeaseTerms};
+use croft_scheduler::fleet::{Duty, Health, Presence, takes_work};
+use croft_scheduler::{AgentId, AgentView, FleetView, LeaseTerms};
 
-use super::convert::{bigint, int, millis, read, texts, ubigint, uint};
+use super::convert::{bigint, int, millis, read, texts, ubigint};
 use super::error::changed;
 use super::wake::wake;
 use super::{Store, StoreError, Wake};
@@ -16,7 +17,7 @@ use super::{Store, StoreError, Wake};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub i64);
 
-/// What an agent says of itself when it connects.
+/// What an agent says of itself when it connects, and what doesn't change as long as that connection lasts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     /// Unique in the farm.
@@ -38,16 +39,20 @@ pub struct Hello {
     /// Of the engine.
     pub engine_version: String,
     /// Capabilities of the engine's LLB.
-    pub llb_caps: Vec<String>,
+    pub llb_caps: Arc<BTreeSet<String>>,
     /// Capabilities of the engine's gateway.
-    pub frontend_caps: Vec<String>,
+    pub frontend_caps: BTreeSet<String>,
     /// What the engine lets builds be granted.
     pub entitlements: Vec<String>,
     /// The names of the devices that the engine can give a command.
     pub devices: Vec<String>,
-    /// Where the engine keeps its state; `None` if it didn't say.
-    pub disk: Option<Disk>,
 }
+
+type Known = HashMap<(AgentId, Epoch), Arc<Hello>>;
+
+/// What the agents of the last look had said when they connected: it is long, is wanted several times for each build, and stays what it is as
+/// long as the connection, so that a look reads only what is new.
+pub(super) type Hellos = Mutex<Arc<Known>>;
 
 /// A disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,14 +110,16 @@ pub struct SilentAgent {
 pub struct AgentRow {
     /// Its id.
     pub id: AgentId,
-    /// What it said when it connected last. `disk` is the newest.
-    pub hello: Hello,
+    /// What it said when it connected last.
+    pub hello: Arc<Hello>,
     /// Whether it is connected.
     pub presence: Presence,
     /// Which connection it is or was.
     pub epoch: Epoch,
     /// Whether it can take work.
     pub health: Health,
+    /// Where its engine keeps its state, if it said.
+    pub disk: Option<Disk>,
     /// Its machine's memory, if it said.
     pub memory: Option<Memory>,
     /// Whether it takes new work.
@@ -133,17 +140,16 @@ impl Store {
         let mut tx = self.begin().await?;
         let row = sqlx::query!(
             "INSERT INTO agents (id, name, native_platform, platforms, emulated_platforms, slots, labels, version,
-                                 engine_kind, engine_version, llb_caps, frontend_caps, disk_total, disk_free,
-                                 entitlements, devices, state, healthy, epoch)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'connected', true, 1)
+                                 engine_kind, engine_version, llb_caps, frontend_caps, entitlements, devices,
+                                 state, healthy, epoch)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 'connected', true, 1)
              ON CONFLICT (name) DO UPDATE
              SET native_platform = EXCLUDED.native_platform, platforms = EXCLUDED.platforms,
                  emulated_platforms = EXCLUDED.emulated_platforms, slots = EXCLUDED.slots, labels = EXCLUDED.labels,
                  version = EXCLUDED.version, engine_kind = EXCLUDED.engine_kind,
                  engine_version = EXCLUDED.engine_version, llb_caps = EXCLUDED.llb_caps,
-                 frontend_caps = EXCLUDED.frontend_caps, disk_total = EXCLUDED.disk_total,
-                 disk_free = EXCLUDED.disk_free, entitlements = EXCLUDED.entitlements,
-                 devices = EXCLUDED.devices, state = 'connected', healthy = true, condition = 'ready',
+                 frontend_caps = EXCLUDED.frontend_caps, disk_total = NULL, disk_free = NULL,
+                 entitlements = EXCLUDED.entitlements, devices = EXCLUDED.devices, state = 'connected', healthy = true, condition = 'ready',
                  forgotten_at = NULL, epoch = agents.epoch + 1, last_seen = now()
              RETURNING id, epoch, draining",
             new.0,
@@ -156,10 +162,8 @@ impl Store {
             hello.version,
             hello.engine_kind,
             hello.engine_version,
-            &hello.llb_caps,
-            &hello.frontend_caps,
-            hello.disk.map(|disk| bigint(disk.total)),
-            hello.disk.map(|disk| bigint(disk.free)),
+            &texts(&*hello.llb_caps),
+            &texts(&hello.frontend_caps),
             &hello.entitlements,
             &hello.devices,
         )
@@ -322,78 +326,159 @@ impl Store {
 
     /// Every agent that the farm knows, by name.
     pub async fn agent_list(&self) -> Result<Vec<AgentRow>, StoreError> {
-        self.again(async || agent_rows(&mut *self.connection().await?).await)
+        self.again(async || agent_rows(&mut *self.connection().await?, &self.hellos).await)
             .await
+    }
+}
+
+impl AgentRow {
+    /// Whether it could be given work now if it had a free slot.
+    pub fn takes_work(&self) -> bool {
+        takes_work(self.presence, self.health, self.duty)
+    }
+
+    /// The agents as the scheduler sees them, without what they run and hold.
+    pub fn fleet(rows: &[AgentRow]) -> FleetView {
+        FleetView {
+            agents: rows.iter().map(AgentRow::view).collect(),
+        }
+    }
+
+    /// The agent as the scheduler sees it, without what it runs and holds.
+    pub(super) fn view(&self) -> AgentView {
+        let hello = &self.hello;
+        AgentView {
+            id: self.id,
+            name: hello.name.clone(),
+            native: hello.native.clone(),
+            platforms: hello.platforms.iter().cloned().collect(),
+            emulated: hello.emulated.iter().cloned().collect(),
+            slots: hello.slots,
+            presence: self.presence,
+            health: self.health,
+            duty: self.duty,
+            caps: Arc::clone(&hello.llb_caps),
+            entitlements: hello.entitlements.iter().cloned().collect(),
+            devices: hello.devices.iter().cloned().collect(),
+            disk_free: self.disk.map(|disk| disk.free),
+            cache: BTreeSet::new(),
+            mounts: BTreeSet::new(),
+            projects: BTreeMap::new(),
+            alike: BTreeMap::new(),
+            load: Vec::new(),
+        }
+    }
+}
+
+/// The columns of a hello, as PostgreSQL writes them in JSON.
+#[derive(serde::Deserialize)]
+struct Columns {
+    name: String,
+    native_platform: String,
+    platforms: Vec<String>,
+    emulated_platforms: Vec<String>,
+    slots: u32,
+    labels: BTreeMap<String, String>,
+    version: String,
+    engine_kind: String,
+    engine_version: String,
+    llb_caps: BTreeSet<String>,
+    frontend_caps: BTreeSet<String>,
+    entitlements: Vec<String>,
+    devices: Vec<String>,
+}
+
+impl TryFrom<Columns> for Hello {
+    type Error = StoreError;
+
+    fn try_from(columns: Columns) -> Result<Hello, StoreError> {
+        let list = |what, texts: &[String]| {
+            let platforms = texts.iter().map(|text| read(what, text));
+            platforms.collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Hello {
+            name: columns.name,
+            native: read("agents.native_platform", &columns.native_platform)?,
+            platforms: list("agents.platforms", &columns.platforms)?,
+            emulated: list("agents.emulated_platforms", &columns.emulated_platforms)?,
+            slots: columns.slots,
+            labels: columns.labels,
+            version: columns.version,
+            engine_kind: columns.engine_kind,
+            engine_version: columns.engine_version,
+            llb_caps: Arc::new(columns.llb_caps),
+            frontend_caps: columns.frontend_caps,
+            entitlements: columns.entitlements,
+            devices: columns.devices,
+        })
     }
 }
 
 pub(super) async fn agent_rows(
     connection: &mut sqlx::PgConnection,
+    hellos: &Hellos,
 ) -> Result<Vec<AgentRow>, StoreError> {
+    let known = lock(hellos).clone();
+    let (ids, epochs): (Vec<_>, Vec<_>) = known.keys().map(|(id, epoch)| (id.0, epoch.0)).unzip();
     let rows = sqlx::query!(
-        r#"SELECT a.*, (SELECT count(*) FROM attempts AS t WHERE t.agent = a.id AND t.state IN ('offered', 'running')) AS "running!"
-           FROM agents AS a WHERE a.forgotten_at IS NULL ORDER BY a.name"#
+        r#"SELECT a.id, a.epoch, a.state, a.condition, a.draining, a.first_seen, a.last_seen,
+                  a.disk_total, a.disk_free, a.memory_total, a.memory_available,
+                  (SELECT count(*) FROM attempts AS t WHERE t.agent = a.id AND t.state IN ('offered', 'running')) AS "running!",
+                  CASE WHEN k.id IS NULL THEN to_jsonb(a) END AS hello
+           FROM agents AS a
+           LEFT JOIN UNNEST($1::uuid[], $2::bigint[]) AS k (id, epoch) ON k.id = a.id AND k.epoch = a.epoch
+           WHERE a.forgotten_at IS NULL ORDER BY a.name"#,
+        &ids,
+        &epochs,
     )
     .fetch_all(connection)
     .await?;
-    let rows = rows.into_iter().map(|row| {
-        let list = |what, texts: &[String]| {
-            texts
-                .iter()
-                .map(|text| read(what, text))
-                .collect::<Result<Vec<_>, _>>()
+    let mut said = Known::new();
+    let pair = |a: Option<i64>, b: Option<i64>| Some((ubigint(a?), ubigint(b?)));
+    let mut agents = Vec::new();
+    for row in rows {
+        let (id, epoch) = (AgentId(row.id), Epoch(row.epoch));
+        let hello = match (row.hello, known.get(&(id, epoch))) {
+            (None, Some(hello)) => Arc::clone(hello),
+            (columns, _) => {
+                let columns: Columns = serde_json::from_value(columns.unwrap_or_default())
+                    .map_err(|error| StoreError::Unreadable {
+                        what: "agents",
+                        detail: error.to_string(),
+                    })?;
+                Arc::new(columns.try_into()?)
+            }
         };
-        let labels =
-            serde_json::from_value(row.labels).map_err(|error| StoreError::Unreadable {
-                what: "agents.labels",
-                detail: error.to_string(),
-            })?;
-        Ok(AgentRow {
-            id: AgentId(row.id),
-            hello: Hello {
-                name: row.name,
-                native: read("agents.native_platform", &row.native_platform)?,
-                platforms: list("agents.platforms", &row.platforms)?,
-                emulated: list("agents.emulated_platforms", &row.emulated_platforms)?,
-                slots: uint(row.slots),
-                labels,
-                version: row.version,
-                engine_kind: row.engine_kind,
-                engine_version: row.engine_version,
-                llb_caps: row.llb_caps,
-                frontend_caps: row.frontend_caps,
-                entitlements: row.entitlements,
-                devices: row.devices,
-                disk: row.disk_total.zip(row.disk_free).map(|(total, free)| Disk {
-                    total: ubigint(total),
-                    free: ubigint(free),
-                }),
-            },
+        said.insert((id, epoch), Arc::clone(&hello));
+        agents.push(AgentRow {
+            id,
+            hello,
             presence: match &*row.state {
                 "connected" => Presence::Connected,
                 _ => Presence::Away,
             },
-            epoch: Epoch(row.epoch),
+            epoch,
             health: match &*row.condition {
                 "ready" => Health::Healthy,
                 "disk_full" => Health::Full,
                 "leaving" => Health::Leaving,
                 _ => Health::Unhealthy,
             },
-            memory: row
-                .memory_total
-                .zip(row.memory_available)
-                .map(|(total, available)| Memory {
-                    total: ubigint(total),
-                    available: ubigint(available),
-                }),
+            disk: pair(row.disk_total, row.disk_free).map(|(total, free)| Disk { total, free }),
+            memory: pair(row.memory_total, row.memory_available)
+                .map(|(total, available)| Memory { total, available }),
             duty: duty(row.draining),
             first_seen: row.first_seen,
             last_seen: row.last_seen,
             running: u32::try_from(row.running).unwrap_or(u32::MAX),
-        })
-    });
-    rows.collect()
+        });
+    }
+    *lock(hellos) = Arc::new(said);
+    Ok(agents)
+}
+
+fn lock(hellos: &Hellos) -> MutexGuard<'_, Arc<Known>> {
+    hellos.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn condition(health: Health) -> &'static str {

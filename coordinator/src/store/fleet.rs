@@ -8,42 +8,23 @@ use croft_scheduler::fleet::{Load, Start};
 use croft_scheduler::{AgentId, AgentView, BuildId, Project, ReadyStage, StageKey, Timestamp};
 use sqlx::PgConnection;
 
-use super::agents::agent_rows;
+use super::StoreError;
+use super::agents::{Hellos, agent_rows};
 use super::convert::{timestamp, ubigint, uint};
-use super::{AgentRow, StoreError};
 
-/// All agents, without what they run and hold.
+/// All agents, with what they run.
 pub(super) async fn agent_views(
     tx: &mut PgConnection,
+    hellos: &Hellos,
 ) -> Result<BTreeMap<AgentId, AgentView>, StoreError> {
-    let view = |row: AgentRow| {
-        let agent = AgentView {
-            id: row.id,
-            name: row.hello.name,
-            native: row.hello.native,
-            platforms: row.hello.platforms.into_iter().collect(),
-            emulated: row.hello.emulated.into_iter().collect(),
-            slots: row.hello.slots,
-            presence: row.presence,
-            health: row.health,
-            duty: row.duty,
-            caps: row.hello.llb_caps.into_iter().collect(),
-            entitlements: row.hello.entitlements.into_iter().collect(),
-            devices: row.hello.devices.into_iter().collect(),
-            disk_free: row.hello.disk.map(|disk| disk.free),
-            cache: BTreeSet::new(),
-            mounts: BTreeSet::new(),
-            projects: BTreeMap::new(),
-            alike: BTreeMap::new(),
-            load: Vec::new(),
-        };
-        (agent.id, agent)
-    };
-    Ok(agent_rows(tx).await?.into_iter().map(view).collect())
+    let rows = agent_rows(tx, hellos).await?;
+    let mut agents = rows.iter().map(|row| (row.id, row.view())).collect();
+    add_load(tx, &mut agents).await?;
+    Ok(agents)
 }
 
 /// What the agents run. What they will hold when it is done counts as held.
-pub(super) async fn add_load(
+async fn add_load(
     tx: &mut PgConnection,
     agents: &mut BTreeMap<AgentId, AgentView>,
 ) -> Result<(), StoreError> {

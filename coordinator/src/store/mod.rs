@@ -80,6 +80,7 @@ pub struct Store {
     patience: Duration,
     /// Since when it is known to be away.
     away: Arc<Mutex<Option<Instant>>>,
+    hellos: Arc<agents::Hellos>,
 }
 
 /// Which holding of the coordinator's lease it is: grows each time that it is taken.
@@ -98,6 +99,7 @@ impl Store {
             pool,
             patience,
             away: Arc::default(),
+            hellos: Arc::default(),
         }
     }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::attempts::attempt_rows;
 use super::convert::{int, platforms, timestamp, ubigint, uint};
 use super::events::event_rows;
-use super::fleet::{add_cache, add_load, agent_views};
+use super::fleet::{add_cache, agent_views};
 use super::outputs::output_rows;
 use super::publications::publication_rows;
 use super::stages::stage_rows;
@@ -67,20 +67,6 @@ pub struct BuildView {
 const EVENTS: u32 = 200;
 
 impl Store {
-    /// The fleet with what it runs, but not what it holds: enough to say what it can run at all.
-    pub async fn fleet_view(&self) -> Result<FleetView, StoreError> {
-        self.again(|| async {
-            let mut tx = self.read_only().await?;
-            let mut agents = agent_views(&mut tx).await?;
-            add_load(&mut tx, &mut agents).await?;
-            tx.commit().await?;
-            Ok(FleetView {
-                agents: agents.into_values().collect(),
-            })
-        })
-        .await
-    }
-
     /// What a round of placements decides on: at most `limit` ready stages, and, if there are any, the fleet.
     pub async fn snapshot(&self, limit: u32) -> Result<Snapshot, StoreError> {
         self.again(|| async {
@@ -101,8 +87,7 @@ impl Store {
             }
             let places = add_inputs(&mut tx, &mut ready).await?;
             add_failures(&mut tx, &mut ready).await?;
-            let mut agents = agent_views(&mut tx).await?;
-            add_load(&mut tx, &mut agents).await?;
+            let mut agents = agent_views(&mut tx, &self.hellos).await?;
             add_cache(&mut tx, &mut agents, &mut ready).await?;
             tx.commit().await?;
             Ok(Snapshot {
@@ -131,8 +116,7 @@ impl Store {
                 .await?;
             let keyed = stages.iter().map(|stage| (stage.key, stage.clone()));
             let mut stages: BTreeMap<StageKey, ReadyStage> = keyed.collect();
-            let mut agents = agent_views(&mut tx).await?;
-            add_load(&mut tx, &mut agents).await?;
+            let mut agents = agent_views(&mut tx, &self.hellos).await?;
             add_cache(&mut tx, &mut agents, &mut stages).await?;
             tx.commit().await?;
             let agents = agents.into_values().collect();

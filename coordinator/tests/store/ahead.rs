@@ -95,7 +95,7 @@ async fn what_goes_ahead_takes_no_slot_until_its_inputs_are_there_and_is_bounded
     assert!(is_stale(db.try_offer(other, 1, &agent, &[]).await));
     assert!(is_stale(db.try_offer(build, 3, &agent, &[own(0)]).await));
     let load = async || {
-        let fleet = db.store.fleet_view().await.unwrap();
+        let (_, fleet, _) = db.store.prospect(&[]).await.unwrap();
         let agent = &fleet.agents[0];
         (agent.running(Start::Complete), agent.running(Start::Ahead))
     };

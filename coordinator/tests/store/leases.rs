@@ -252,7 +252,7 @@ async fn an_agent_keeps_its_id_and_its_newest_connection_counts() {
         (row.presence, row.health),
         (Presence::Away, Health::Unhealthy)
     );
-    assert_eq!(row.hello, hello("amd64-1", "linux/amd64"));
+    assert_eq!(*row.hello, hello("amd64-1", "linux/amd64"));
     assert!(
         is_stale(db.store.agent_heartbeat(new.id, new.epoch, &beat).await),
         "one that is away must say hello"

@@ -1,10 +1,11 @@
 //! A database for each test, and a farm and builds in few words.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use croft_coordinator::store::{
-    AgentLink, AttemptDone, AttemptEnd, AttemptFailure, Binding, BuildView, DatabaseConfig, Disk,
+    AgentLink, AttemptDone, AttemptEnd, AttemptFailure, Binding, BuildView, DatabaseConfig,
     Exported, Held, Hello, NewAttempt, NewBuild, OutputDone, PlanRows, Store, StoreError,
 };
 use croft_local::Postgres;
@@ -245,14 +246,10 @@ pub fn hello(name: &str, native: &str) -> Hello {
         version: "0.1.0".to_owned(),
         engine_kind: "docker".to_owned(),
         engine_version: "28.5".to_owned(),
-        llb_caps: vec!["source.image".to_owned()],
-        frontend_caps: vec!["solve.base".to_owned()],
+        llb_caps: Arc::new(BTreeSet::from(["source.image".to_owned()])),
+        frontend_caps: BTreeSet::from(["solve.base".to_owned()]),
         entitlements: vec!["network.host".to_owned()],
         devices: vec!["vendor.example/gpu=0".to_owned()],
-        disk: Some(Disk {
-            total: 100 << 30,
-            free: 50 << 30,
-        }),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use croft_coordinator::store::AttemptDone;
+use croft_coordinator::store::{AttemptDone, Disk, Heartbeat};
 use croft_planner::{CacheIdentity, EdgeId, StageId};
 use croft_scheduler::fleet::{Duty, Health, Presence};
 use croft_scheduler::place::{Decision, ExportedInput, Input, Policy};
@@ -15,7 +15,17 @@ use crate::support::*;
 async fn an_agent_is_seen_as_it_said_it_is() {
     let db = Db::new().await;
     let link = db.agent("amd64-1", "linux/amd64").await;
-    let fleet = db.store.fleet_view().await.unwrap();
+    let beat = Heartbeat {
+        health: Health::Healthy,
+        disk: Some(Disk {
+            total: 100 << 30,
+            free: 50 << 30,
+        }),
+        memory: None,
+    };
+    let beaten = db.store.agent_heartbeat(link.id, link.epoch, &beat);
+    beaten.await.unwrap();
+    let (_, fleet, _) = db.store.prospect(&[]).await.unwrap();
     let [agent] = &fleet.agents[..] else {
         panic!("{fleet:?}")
     };
@@ -36,7 +46,7 @@ async fn an_agent_is_seen_as_it_said_it_is() {
         agent.emulated,
         BTreeSet::from(["linux/riscv64".parse().unwrap()])
     );
-    assert_eq!(agent.caps, BTreeSet::from(["source.image".to_owned()]));
+    assert_eq!(*agent.caps, BTreeSet::from(["source.image".to_owned()]));
     assert_eq!(
         agent.entitlements,
         BTreeSet::from(["network.host".to_owned()])
@@ -194,7 +204,7 @@ async fn what_an_agent_ran_and_runs_attracts_the_same_again() {
     db.store.agent_cache_forget(second.id).await.unwrap();
     assert_eq!(choice().await, (first.id, "first of equals".to_owned()));
     db.offer(again, 0, &first, &[]).await;
-    let load = &db.store.fleet_view().await.unwrap().agents[0].load;
+    let load = &db.store.prospect(&[]).await.unwrap().1.agents[0].load;
     assert_eq!(load[0].key, key(again, 0));
 }
 
@@ -413,7 +423,7 @@ async fn a_round_of_placements_is_committed_as_it_was_decided() {
         placed, 8,
         "two slots on each of four agents, and nothing was stale"
     );
-    let fleet = db.store.fleet_view().await.unwrap();
+    let (_, fleet, _) = db.store.prospect(&[]).await.unwrap();
     assert!(
         fleet
             .agents

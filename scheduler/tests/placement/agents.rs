@@ -1,5 +1,7 @@
 //! Who can run a stage, and native agents first.
 
+use std::sync::Arc;
+
 use croft_scheduler::fleet::{Duty, Health, Presence};
 use croft_scheduler::place::ReadyStage;
 
@@ -52,7 +54,7 @@ fn an_engine_that_lacks_a_capability_gets_nothing_that_uses_it() {
     let mut new = stage(1, 0, "linux/amd64");
     new.requirements.caps.insert("exec.new".to_owned());
     let mut able = agent(2, "new", "linux/amd64");
-    able.caps.insert("exec.new".to_owned());
+    Arc::make_mut(&mut able.caps).insert("exec.new".to_owned());
     let old = agent(1, "old", "linux/amd64");
     check(
         &fleet([old.clone(), able]),

@@ -64,7 +64,7 @@ pub fn agent(number: u128, name: &str, native: &str) -> AgentView {
         presence: Presence::Connected,
         health: Health::Healthy,
         duty: Duty::Active,
-        caps: BTreeSet::new(),
+        caps: Default::default(),
         entitlements: BTreeSet::new(),
         devices: BTreeSet::new(),
         disk_free: Some(1 << 40),

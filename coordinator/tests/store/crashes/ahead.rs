@@ -168,7 +168,7 @@ impl World for Ahead {
             assert_eq!(agent.presence, Presence::Connected, "{when}");
             assert_eq!(agent.health, Health::Healthy, "{when}");
             assert_eq!(agent.memory, Some(MEMORY), "{when}");
-            assert_eq!(agent.hello.disk, BEATS[0].disk, "{when}");
+            assert_eq!(agent.disk, BEATS[0].disk, "{when}");
         }
     }
 }
