@@ -19,7 +19,7 @@ use super::exports::{export, export_of_edge, export_of_target};
 use super::failure::{Failure, Result};
 use super::planned::Planned;
 use super::{deliver, images};
-use crate::store::{self, Epoch, Hold, NewAttempt, Snapshot, Wake, Wants};
+use crate::store::{self, Epoch, Hold, NewAttempt, Snapshot, Wants};
 
 /// How often the loop looks though nobody woke it: a wake may be missed.
 const POLL: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const BATCH: u32 = 500;
 pub(super) async fn run(control: Arc<Control>) {
     let mut next = POLL;
     loop {
-        let _ = tokio::time::timeout(next, control.wake.notified()).await;
+        let _ = tokio::time::timeout(next, control.store.wakes().placement.notified()).await;
         next = match pass(&control).await {
             Ok(pause) => pause.map_or(POLL, |pause| pause.min(POLL)),
             Err(failure) => {
@@ -44,33 +44,6 @@ pub(super) async fn run(control: Arc<Control>) {
                 POLL
             }
         };
-    }
-}
-
-/// Turns the store's wakes into the loop's.
-pub(super) async fn listen(control: Arc<Control>) {
-    loop {
-        match control.store.listen().await {
-            Ok(mut wakes) => loop {
-                match wakes.next().await {
-                    // What a build's own loop waits for it hears from the events that are stored.
-                    Ok(Wake::Build(_)) => {}
-                    Ok(Wake::Placement) => control.wake(),
-                    Ok(Wake::Everything) => {
-                        control.wake();
-                        control.missed.notify_one();
-                    }
-                    // Whoever stops waits until its connection is free.
-                    Err(error) if error.is_closed() => return,
-                    Err(error) => {
-                        tracing::debug!(%error, "the database sends no wakes");
-                        tokio::time::sleep(AWAY).await;
-                    }
-                }
-            },
-            Err(error) => tracing::debug!(%error, "the database can't be listened to"),
-        }
-        tokio::time::sleep(AWAY).await;
     }
 }
 
@@ -144,6 +117,7 @@ async fn pass(control: &Arc<Control>) -> Result<Option<Duration>> {
             }
         }
     }
+    holds.retain(|hold| snapshot.holds.get(&hold.key) != Some(hold));
     if !holds.is_empty() {
         control.store.stage_hold(&holds).await?;
     }

@@ -361,7 +361,7 @@ impl Control {
             Err(error) if error.is_stale() => {
                 tracing::debug!(agent = %from.name, attempt, "a late report changes nothing");
                 // Unless it was stored before, and nobody was told.
-                self.missed.notify_one();
+                self.store.wakes().missed.notify_one();
                 Ok(None)
             }
             Err(error) => Err(error.into()),

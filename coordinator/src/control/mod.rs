@@ -105,12 +105,8 @@ pub struct Control {
     turns: Turns,
     /// Builds that are only looked at.
     prospects: Semaphore,
-    /// Something may be placed now.
-    wake: Notify,
     /// An agent came, went or changed.
     agents_changed: Notify,
-    /// Builds may not have been told all that is in the store.
-    missed: Notify,
 }
 
 impl Control {
@@ -127,9 +123,7 @@ impl Control {
             estates: estates::Estates::default(),
             turns: Turns::default(),
             prospects: Semaphore::new(foresee::MAX_PROSPECTS),
-            wake: Notify::new(),
             agents_changed: Notify::new(),
-            missed: Notify::new(),
         })
     }
 
@@ -138,7 +132,6 @@ impl Control {
         tokio::spawn(dispatch::run(Arc::clone(self)));
         tokio::spawn(reap::run(Arc::clone(self)));
         tokio::spawn(retain::run(Arc::clone(self)));
-        tokio::spawn(dispatch::listen(Arc::clone(self)));
         tokio::spawn(standing::run(Arc::clone(self)));
     }
 
@@ -211,9 +204,9 @@ impl Control {
         ))
     }
 
-    /// Something may be placed now that the store says nothing of: of its own changes it tells everybody who listens.
+    /// Something may be placed now that the store knows nothing of: for its own changes it wakes placement itself.
     fn wake(&self) {
-        self.wake.notify_one();
+        self.store.wakes().placement.notify_one();
     }
 
     fn builds(&self) -> MutexGuard<'_, HashMap<BuildId, Arc<Build>>> {

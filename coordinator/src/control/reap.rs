@@ -33,12 +33,21 @@ pub(super) async fn run(control: Arc<Control>) {
                     .attempt_adopt(&terms)
                     .await?;
             }
-            leases(&control).await?;
-            control.end_overdue().await?;
-            Ok::<_, Failure>((
-                control.store.agent_silent(&terms).await?,
-                control.store.output_held_in_silence(&terms).await?,
-            ))
+            let due = control.store.hurried(terms.heartbeat)?.due(&terms).await?;
+            if due.leases {
+                leases(&control).await?;
+            }
+            if due.builds {
+                control.end_overdue().await?;
+            }
+            let silent = match due.silence {
+                true => (
+                    control.store.agent_silent(&terms).await?,
+                    control.store.output_held_in_silence(&terms).await?,
+                ),
+                false => Default::default(),
+            };
+            Ok::<_, Failure>(silent)
         };
         let looked = looked.await;
         let missed = looked.is_err();

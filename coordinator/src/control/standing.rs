@@ -17,13 +17,13 @@ const PACE: Duration = Duration::from_secs(10);
 /// The loop.
 pub(super) async fn run(control: Arc<Control>) {
     loop {
-        let _ = tokio::time::timeout(PACE, control.missed.notified()).await;
+        let _ = tokio::time::timeout(PACE, control.store.wakes().missed.notified()).await;
         if let Err(failure) = control.catch_up().await {
             if control.store.is_closed() {
                 return;
             }
             tracing::debug!(%failure, "builds can't be looked up");
-            control.missed.notify_one();
+            control.store.wakes().missed.notify_one();
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }

@@ -1,7 +1,7 @@
 //! Agents: who there is, and whether they are connected.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
 use croft_planner::Platform;
@@ -10,8 +10,7 @@ use croft_scheduler::{AgentId, AgentView, FleetView, LeaseTerms};
 
 use super::convert::{bigint, int, millis, read, texts, ubigint};
 use super::error::changed;
-use super::wake::wake;
-use super::{Store, StoreError, Wake};
+use super::{Store, StoreError};
 
 /// Which of an agent's connections something was said over: grows with each hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +51,7 @@ type Known = HashMap<(AgentId, Epoch), Arc<Hello>>;
 
 /// What the agents of the last look had said when they connected: it is long, is wanted several times for each build, and stays what it is as
 /// long as the connection, so that a look reads only what is new.
-pub(super) type Hellos = Mutex<Arc<Known>>;
+pub(super) type Hellos = RwLock<Arc<Known>>;
 
 /// A disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +136,6 @@ impl Store {
     /// doesn't count any more.
     pub async fn agent_hello(&self, new: AgentId, hello: &Hello) -> Result<AgentLink, StoreError> {
         self.again(|| async {
-        let mut tx = self.begin().await?;
         let row = sqlx::query!(
             "INSERT INTO agents (id, name, native_platform, platforms, emulated_platforms, slots, labels, version,
                                  engine_kind, engine_version, llb_caps, frontend_caps, entitlements, devices,
@@ -167,10 +165,9 @@ impl Store {
             &hello.entitlements,
             &hello.devices,
         )
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut *self.connection().await?)
         .await?;
-        wake(&mut tx, &[Wake::Placement]).await?;
-        tx.commit().await?;
+        self.wakes().placement.notify_one();
         Ok(AgentLink {
             id: AgentId(row.id),
             epoch: Epoch(row.epoch),
@@ -187,8 +184,6 @@ impl Store {
         epoch: Epoch,
         beat: &Heartbeat,
     ) -> Result<bool, StoreError> {
-        // Waking is for what placement cares about: an engine that came back, or a disk that isn't full any more.
-        let mut tx = self.begin().await?;
         let changed_health = sqlx::query_scalar!(
             r#"UPDATE agents AS a
                SET last_seen = now(), healthy = $3, condition = $6,
@@ -206,31 +201,30 @@ impl Store {
             beat.memory.map(|memory| bigint(memory.total)),
             beat.memory.map(|memory| bigint(memory.available)),
         )
-        .fetch_optional(&mut *tx)
+        .fetch_optional(&mut *self.connection().await?)
         .await?
         .ok_or(StoreError::Stale { what: "the agent" })?;
+        // What placement cares about: an engine that came back, or a disk that isn't full any more.
         if changed_health {
-            wake(&mut tx, &[Wake::Placement]).await?;
+            self.wakes().placement.notify_one();
         }
-        tx.commit().await?;
         Ok(changed_health)
     }
 
     /// An agent's connection ended. Stale if it has another already.
     pub async fn agent_away(&self, agent: AgentId, epoch: Epoch) -> Result<(), StoreError> {
         self.again(|| async {
-            let mut tx = self.begin().await?;
             let rows = sqlx::query!(
-            "UPDATE agents SET state = 'away' WHERE id = $1 AND epoch = $2 AND state = 'connected'",
-            agent.0,
-            epoch.0,
-        )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
+                "UPDATE agents SET state = 'away' WHERE id = $1 AND epoch = $2 AND state = 'connected'",
+                agent.0,
+                epoch.0,
+            )
+            .execute(&mut *self.connection().await?)
+            .await?
+            .rows_affected();
             changed(rows, "the agent")?;
-            wake(&mut tx, &[Wake::Placement]).await?;
-            Ok(tx.commit().await?)
+            self.wakes().placement.notify_one();
+            Ok(())
         })
         .await
     }
@@ -274,18 +268,17 @@ impl Store {
 
     /// Has an agent take no new work, or take it again. Stale if there is no such agent.
     pub async fn agent_duty(&self, agent: AgentId, duty: Duty) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
         let rows = sqlx::query!(
             "UPDATE agents SET draining = $2 WHERE id = $1",
             agent.0,
             duty == Duty::Draining,
         )
-        .execute(&mut *tx)
+        .execute(&mut *self.connection().await?)
         .await?
         .rows_affected();
         changed(rows, "the agent")?;
-        wake(&mut tx, &[Wake::Placement]).await?;
-        Ok(tx.commit().await?)
+        self.wakes().placement.notify_one();
+        Ok(())
     }
 
     /// The engine's cache is empty (it was pruned, or is a new one): placement is to expect nothing there.
@@ -418,7 +411,7 @@ pub(super) async fn agent_rows(
     connection: &mut sqlx::PgConnection,
     hellos: &Hellos,
 ) -> Result<Vec<AgentRow>, StoreError> {
-    let known = lock(hellos).clone();
+    let known = Arc::clone(&hellos.read().unwrap_or_else(PoisonError::into_inner));
     let (ids, epochs): (Vec<_>, Vec<_>) = known.keys().map(|(id, epoch)| (id.0, epoch.0)).unzip();
     let rows = sqlx::query!(
         r#"SELECT a.id, a.epoch, a.state, a.condition, a.draining, a.first_seen, a.last_seen,
@@ -473,12 +466,8 @@ pub(super) async fn agent_rows(
             running: u32::try_from(row.running).unwrap_or(u32::MAX),
         });
     }
-    *lock(hellos) = Arc::new(said);
+    *hellos.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(said);
     Ok(agents)
-}
-
-fn lock(hellos: &Hellos) -> MutexGuard<'_, Arc<Known>> {
-    hellos.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn condition(health: Health) -> &'static str {

@@ -13,8 +13,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::convert::{int, millis, read, token, token_int, ubigint, uint};
-use super::wake::WAKE_CHANNEL;
-use super::{Epoch, Store, StoreError, Wake};
+use super::{Epoch, Store, StoreError};
 
 /// An attempt and the token under which its agent holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -223,7 +222,7 @@ impl Store {
                  SELECT $4, build, number, $3, $7, now() + $8::bigint * interval '1 millisecond', $5, $6 FROM placed
                  RETURNING token, lease_until
              )
-             SELECT token AS "token!", lease_until AS "lease_until!", pg_notify($10, $11)::text AS told FROM offered"#,
+             SELECT token AS "token!", lease_until AS "lease_until!" FROM offered"#,
             new.key.build.0,
             int(new.key.stage.0),
             new.agent.0,
@@ -233,8 +232,6 @@ impl Store {
             new.reason,
             millis(terms.lease + terms.grace),
             i64::from(AHEAD_FACTOR),
-            WAKE_CHANNEL,
-            Wake::Build(new.key.build).payload(),
         )
         .fetch_optional(&mut *tx)
         .await?
@@ -250,16 +247,12 @@ impl Store {
     pub async fn attempt_accept(&self, agent: AgentId, held: Held) -> Result<(), StoreError> {
         self.again(|| async {
             sqlx::query!(
-                "WITH taken AS (
-                 UPDATE attempts SET state = 'running', started_at = now()
+                "UPDATE attempts SET state = 'running', started_at = now()
                  WHERE id = $1 AND token = $2 AND agent = $3 AND state = 'offered'
-                 RETURNING build
-             )
-             SELECT pg_notify($4, 'build ' || build)::text AS told FROM taken",
+                 RETURNING id",
                 held.attempt.0,
                 token_int(held.token),
                 agent.0,
-                WAKE_CHANNEL,
             )
             .fetch_optional(&mut *self.connection().await?)
             .await?

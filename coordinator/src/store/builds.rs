@@ -12,8 +12,7 @@ use uuid::Uuid;
 use super::attempts::{LiveAttempt, LiveRow};
 use super::convert::{millis, read};
 use super::error::changed;
-use super::wake::wake;
-use super::{Store, StoreError, Wake};
+use super::{Store, StoreError};
 
 /// A build that comes.
 #[derive(Debug, Clone)]
@@ -131,7 +130,6 @@ impl Store {
     /// Adds a build, in planning.
     pub async fn build_insert(&self, build: &NewBuild) -> Result<(), StoreError> {
         self.again(|| async {
-        let mut tx = self.begin().await?;
         sqlx::query!(
             "INSERT INTO builds (id, client_ref, project, priority, platforms, session, connection, frontend, deadline)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now() + $9::bigint * interval '1 millisecond')
@@ -146,10 +144,9 @@ impl Store {
             build.frontend,
             build.deadline.map(millis),
         )
-        .execute(&mut *tx)
+        .execute(&mut *self.connection().await?)
         .await?;
-        wake(&mut tx, &[Wake::Build(build.id)]).await?;
-        Ok(tx.commit().await?)
+        Ok(())
     }).await
     }
 
@@ -167,19 +164,16 @@ impl Store {
     pub async fn build_publish(&self, build: BuildId) -> Result<(), StoreError> {
         self.again_unless(
             || async {
-                let mut tx = self.begin().await?;
                 let rows = sqlx::query!(
                     "UPDATE builds SET state = 'publishing'
              WHERE id = $1 AND state = 'running'
                AND NOT EXISTS (SELECT FROM stages WHERE build = $1 AND state <> 'done')",
                     build.0,
                 )
-                .execute(&mut *tx)
+                .execute(&mut *self.connection().await?)
                 .await?
                 .rows_affected();
-                changed(rows, "the build")?;
-                wake(&mut tx, &[Wake::Build(build)]).await?;
-                Ok(tx.commit().await?)
+                changed(rows, "the build")
             },
             || async {
                 let row = self.build_get(build).await?;
@@ -249,8 +243,7 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        wake(&mut tx, &[Wake::Build(build), Wake::Placement]).await?;
-        tx.commit().await?;
+        self.commit_and_wake(tx).await?;
         Ok(cancelled.into_iter().map(LiveAttempt::from).collect())
     }).await
     }

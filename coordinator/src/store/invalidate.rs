@@ -81,7 +81,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             let invalidated = invalidate_lost(&mut tx, build).await?;
-            tx.commit().await?;
+            self.commit_and_wake(tx).await?;
             Ok(invalidated)
         })
         .await
@@ -113,7 +113,7 @@ impl Store {
         .rows_affected();
         changed(rows, "the output")?;
         let invalidated = invalidate_lost(&mut tx, build).await?;
-        tx.commit().await?;
+        self.commit_and_wake(tx).await?;
         Ok(invalidated)
     }
 }

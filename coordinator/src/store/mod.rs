@@ -20,8 +20,8 @@
 //!   so that the last of two inputs that come at once makes its consumer ready.
 //! - Rows of one table are locked in the order of their ids where several are, or not waited for: no two transactions wait for each other.
 //! - Several rows travel as arrays: the number of statements for a stage doesn't grow with the stage.
-//! - A transaction that makes work for somebody says so on the channel [`WAKE_CHANNEL`] when it commits. A wake can be missed (a
-//!   connection may break): those who listen poll as well.
+//! - What makes work for placement wakes it when it has committed ([`Wakes`]). A wake can be missed, as when a commit's answer is lost: those
+//!   who wait look from time to time as well.
 //! - Times are the database's: no two clocks are compared.
 //! - No secrets: neither credentials nor session contents have a column.
 
@@ -30,6 +30,7 @@ mod attempts;
 mod builds;
 mod connect;
 mod convert;
+mod due;
 mod error;
 mod events;
 mod fleet;
@@ -51,6 +52,7 @@ pub use agents::{AgentLink, AgentRow, Disk, Epoch, Heartbeat, Hello, Memory, Sil
 pub use attempts::{AttemptRow, Binding, Held, LiveAttempt, NewAttempt, Offered};
 pub use builds::{BuildEnd, BuildFilter, BuildRow, Found, NewBuild};
 pub use connect::{ConnectError, Database, DatabaseConfig};
+pub use due::Due;
 pub use error::StoreError;
 pub use events::EventRow;
 pub use invalidate::{Holding, Invalidated};
@@ -64,7 +66,7 @@ pub use roster::{Cache, Work};
 pub use stages::{Hold, PlanRows, StageRow, Wants};
 pub use standing::Standing;
 pub use views::{BuildView, Place, Snapshot};
-pub use wake::{WAKE_CHANNEL, Wake, Wakes};
+pub use wake::Wakes;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -81,6 +83,7 @@ pub struct Store {
     /// Since when it is known to be away.
     away: Arc<Mutex<Option<Instant>>>,
     hellos: Arc<agents::Hellos>,
+    wakes: Arc<Wakes>,
 }
 
 /// Which holding of the coordinator's lease it is: grows each time that it is taken.
@@ -100,6 +103,7 @@ impl Store {
             patience,
             away: Arc::default(),
             hellos: Arc::default(),
+            wakes: Arc::default(),
         }
     }
 }

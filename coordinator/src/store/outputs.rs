@@ -12,8 +12,7 @@ use sqlx::PgConnection;
 use super::attempts::LiveAttempt;
 use super::convert::{bigint, int, millis, read, ubigint, uint};
 use super::error::changed;
-use super::wake::wake;
-use super::{Store, StoreError, Wake};
+use super::{Store, StoreError};
 
 /// An output that an attempt made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +116,6 @@ impl Store {
         exported: &Exported,
     ) -> Result<(), StoreError> {
         self.again(|| async {
-            let mut tx = self.begin().await?;
             let rows = sqlx::query!(
                 "UPDATE outputs SET state = 'exported', digest = $4, bytes = $5, response = $6, exported_at = now(), export_ms = $7
              WHERE build = $1 AND kind = 'edge' AND number = $2 AND agent = $3 AND state = 'held'",
@@ -129,12 +127,12 @@ impl Store {
                 serde_json::json!(exported.response),
                 exported.took.map(millis),
             )
-            .execute(&mut *tx)
+            .execute(&mut *self.connection().await?)
             .await?
             .rows_affected();
             changed(rows, "the output")?;
-            wake(&mut tx, &[Wake::Build(build), Wake::Placement]).await?;
-            Ok(tx.commit().await?)
+            self.wakes().placement.notify_one();
+            Ok(())
         })
         .await
     }

@@ -73,6 +73,7 @@ impl Store {
             (Contact::There, Some(since)) => {
                 tracing::info!(seconds = since.elapsed().as_secs(), "the database is back");
                 *away = None;
+                self.wakes.missed.notify_one();
             }
             (Contact::Away, Some(_)) | (Contact::There, None) => {}
         }

@@ -8,8 +8,7 @@ use sqlx::PgConnection;
 
 use super::convert::read;
 use super::error::changed;
-use super::wake::wake;
-use super::{Store, StoreError, Wake};
+use super::{Store, StoreError};
 
 /// A tag that is to be moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +145,6 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.again_unless(
             || async {
-                let mut tx = self.begin().await?;
                 let rows = sqlx::query!(
                     "UPDATE publications SET state = $4, error = $5
              WHERE build = $1 AND repository = $2 AND tag = $3 AND state = 'intended'",
@@ -156,12 +154,10 @@ impl Store {
                     state.as_str(),
                     error,
                 )
-                .execute(&mut *tx)
+                .execute(&mut *self.connection().await?)
                 .await?
                 .rows_affected();
-                changed(rows, "the publication")?;
-                wake(&mut tx, &[Wake::Build(build)]).await?;
-                Ok(tx.commit().await?)
+                changed(rows, "the publication")
             },
             || async {
                 let rows = self.publication_list(build).await?;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use croft_planner::{CacheIdentity, EdgeId, StageId};
+use croft_planner::{CacheIdentity, EdgeId, Output, StageId};
 use croft_scheduler::{AgentId, BuildId, FailureKind, FarmBudget, Retry, StageKey, retry};
 use sqlx::PgConnection;
 
@@ -13,8 +13,7 @@ use super::error::changed;
 use super::invalidate::{Invalidated, invalidate};
 use super::outputs::{OutputDone, outputs_done};
 use super::stages::settle;
-use super::wake::wake;
-use super::{Store, StoreError, Wake};
+use super::{Store, StoreError};
 
 /// How long a stage is left alone that went ahead of its inputs and failed over them: until it is heard what became of those.
 const YIELD: Duration = Duration::from_secs(1);
@@ -84,8 +83,14 @@ impl Store {
             let mut tx = self.begin().await?;
             let attempt = lock(&mut tx, agent, held).await?;
             outputs_done(&mut tx, &attempt, outputs).await?;
+            let edge = |done: &OutputDone| matches!(done.output, Output::Edge(_));
+            if !outputs.iter().any(edge) {
+                // No stage waits for a target.
+                tx.commit().await?;
+                return Ok(Vec::new());
+            }
             let settled = settle(&mut tx, attempt.key.build).await?;
-            tx.commit().await?;
+            self.commit_and_wake(tx).await?;
             Ok(settled.ready)
         })
         .await
@@ -134,7 +139,7 @@ impl Store {
         changed(rows, "an output of the attempt's stage")?;
         remember(&mut tx, &attempt, &done.costs).await?;
         let settled = settle(&mut tx, attempt.key.build).await?;
-        tx.commit().await?;
+        self.commit_and_wake(tx).await?;
         Ok(AttemptEnd {
             attempt,
             outcome: match settled.done {
@@ -167,7 +172,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             let end = after_failure(&mut tx, attempt, failure.kind, budget).await?;
-            tx.commit().await?;
+            self.commit_and_wake(tx).await?;
             Ok(end)
         })
         .await
@@ -205,7 +210,7 @@ impl Store {
         .rows_affected();
         changed(rows, "the attempt")?;
         let invalidated = invalidate(&mut tx, build, &[stage]).await?;
-        tx.commit().await?;
+        self.commit_and_wake(tx).await?;
         Ok(invalidated)
     }).await
     }
@@ -228,7 +233,7 @@ impl Store {
         .rows_affected();
         changed(rows, "the attempt")?;
         let end = after_failure(&mut tx, attempt, FailureKind::Farm, budget).await?;
-        tx.commit().await?;
+        self.commit_and_wake(tx).await?;
         Ok(end)
     }
 }
@@ -330,7 +335,6 @@ async fn after_failure(
             (Outcome::Retried { after, invalidated }, ready)
         }
     };
-    wake(tx, &[Wake::Build(build), Wake::Placement]).await?;
     Ok(AttemptEnd {
         attempt,
         outcome,

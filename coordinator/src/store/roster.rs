@@ -6,8 +6,7 @@ use croft_scheduler::{AgentId, BuildId};
 
 use super::convert::{ubigint, uint};
 use super::error::changed;
-use super::wake::wake;
-use super::{Store, StoreError, Wake};
+use super::{Store, StoreError};
 
 /// An attempt that an agent was offered or runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +76,6 @@ impl Store {
     /// its name. Stale if it is connected, runs something, or holds what a running build needs.
     pub async fn agent_forget(&self, agent: AgentId) -> Result<(), StoreError> {
         self.again(|| async {
-            let mut tx = self.begin().await?;
             let rows = sqlx::query!(
                 "WITH gone AS (
                      UPDATE agents AS a SET forgotten_at = now(), draining = false
@@ -92,11 +90,11 @@ impl Store {
                  SELECT id FROM gone",
                 agent.0,
             )
-            .fetch_all(&mut *tx)
+            .fetch_all(&mut *self.connection().await?)
             .await?;
             changed(rows.len() as u64, "the agent")?;
-            wake(&mut tx, &[Wake::Placement]).await?;
-            Ok(tx.commit().await?)
+            self.wakes().placement.notify_one();
+            Ok(())
         })
         .await
     }

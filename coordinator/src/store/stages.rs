@@ -7,8 +7,7 @@ use sqlx::PgConnection;
 
 use super::convert::{int, read, texts, uint};
 use super::error::changed;
-use super::wake::{WAKE_CHANNEL, wake};
-use super::{Store, StoreError, Wake};
+use super::{Store, StoreError};
 
 /// A plan, to be stored.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +100,7 @@ impl Store {
                 insert_stages(&mut tx, build, plan).await?;
                 insert_outputs(&mut tx, build, plan).await?;
                 let settled = settle(&mut tx, build).await?;
-                tx.commit().await?;
+                self.commit_and_wake(tx).await?;
                 Ok(settled.ready)
             },
             || async {
@@ -151,19 +150,16 @@ impl Store {
     /// Nobody came to run it in time. Ending its build is the caller's next step.
     pub async fn stage_fail(&self, key: StageKey) -> Result<(), StoreError> {
         self.again(|| async {
-            let mut tx = self.begin().await?;
             let rows = sqlx::query!(
                 "UPDATE stages SET state = 'failed', since = now()
              WHERE build = $1 AND number = $2 AND state = 'ready'",
                 key.build.0,
                 int(key.stage.0),
             )
-            .execute(&mut *tx)
+            .execute(&mut *self.connection().await?)
             .await?
             .rows_affected();
-            changed(rows, "the stage")?;
-            wake(&mut tx, &[Wake::Build(key.build)]).await?;
-            Ok(tx.commit().await?)
+            changed(rows, "the stage")
         })
         .await
     }
@@ -281,7 +277,6 @@ pub(super) struct Settled {
 /// Makes ready what waits for nothing any more, and has everybody look who waits for that. Called at the end of each change of a running
 /// build, under the lock of its row.
 pub(super) async fn settle(tx: &mut PgConnection, build: BuildId) -> Result<Settled, StoreError> {
-    let wakes = [Wake::Build(build), Wake::Placement].map(Wake::payload);
     let row = sqlx::query!(
         r#"WITH ready AS (
              UPDATE stages AS s SET state = 'ready', since = now(), waiting_for = NULL, unserved_since = NULL
@@ -292,11 +287,8 @@ pub(super) async fn settle(tx: &mut PgConnection, build: BuildId) -> Result<Sett
              RETURNING s.number
          )
          SELECT ARRAY(SELECT number FROM ready ORDER BY number) AS "ready!",
-                NOT EXISTS (SELECT FROM stages WHERE build = $1 AND state <> 'done') AS "done!",
-                (SELECT count(pg_notify($2, payload)) FROM UNNEST($3::text[]) AS payload) AS told"#,
+                NOT EXISTS (SELECT FROM stages WHERE build = $1 AND state <> 'done') AS "done!""#,
         build.0,
-        WAKE_CHANNEL,
-        &wakes,
     )
     .fetch_one(tx)
     .await?;

@@ -19,7 +19,8 @@ use super::outputs::output_rows;
 use super::publications::publication_rows;
 use super::stages::stage_rows;
 use super::{
-    AttemptRow, BuildRow, EventRow, OutputRow, PublicationRow, StageRow, Store, StoreError,
+    AttemptRow, BuildRow, EventRow, Hold, OutputRow, PublicationRow, StageRow, Store, StoreError,
+    Wants,
 };
 
 /// What the scheduler decides on.
@@ -33,8 +34,8 @@ pub struct Snapshot {
     pub ready: Vec<ReadyStage>,
     /// Where the inputs of those stages are.
     pub places: BTreeMap<(BuildId, EdgeId), Place>,
-    /// Since when each of those that nobody can serve waits for an agent.
-    pub unserved: BTreeMap<StageKey, Timestamp>,
+    /// Why those of them wait that did so in the last round, as it was stored.
+    pub holds: BTreeMap<StageKey, Hold>,
 }
 
 /// Where a result is.
@@ -74,7 +75,7 @@ impl Store {
             let now = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
                 .fetch_one(&mut *tx)
                 .await?;
-            let (mut ready, unserved) = ready_stages(&mut tx, limit).await?;
+            let (mut ready, holds) = ready_stages(&mut tx, limit).await?;
             if ready.is_empty() {
                 tx.commit().await?;
                 return Ok(Snapshot {
@@ -82,7 +83,7 @@ impl Store {
                     fleet: FleetView::default(),
                     ready: Vec::new(),
                     places: BTreeMap::new(),
-                    unserved,
+                    holds,
                 });
             }
             let places = add_inputs(&mut tx, &mut ready).await?;
@@ -97,7 +98,7 @@ impl Store {
                 },
                 ready: ready.into_values().collect(),
                 places,
-                unserved,
+                holds,
             })
         })
         .await
@@ -194,22 +195,16 @@ impl BuildView {
     }
 }
 
-/// The ready stages, and after them those all of whose missing inputs are being made on one agent; without inputs and failures. And since
-/// when each that nobody can serve waits for an agent.
+/// The ready stages, and after them those all of whose missing inputs are being made on one agent; without inputs and failures. And why they
+/// wait, as it was stored.
 async fn ready_stages(
     tx: &mut PgConnection,
     limit: u32,
-) -> Result<
-    (
-        BTreeMap<StageKey, ReadyStage>,
-        BTreeMap<StageKey, Timestamp>,
-    ),
-    StoreError,
-> {
+) -> Result<(BTreeMap<StageKey, ReadyStage>, BTreeMap<StageKey, Hold>), StoreError> {
     let rows = sqlx::query!(
         r#"SELECT s.build, s.number, s.name, s.users, s.platforms, s.identities, s.cache_mounts, s.requirements,
                   s.together, CASE WHEN s.state = 'ready' THEN s.since ELSE now() END AS "since!", s.not_before,
-                  s.unserved_since, b.project, b.priority, b.connection, b.created_at,
+                  s.waiting_for, s.unserved_since, b.project, b.priority, b.connection, b.created_at,
                   COALESCE(pin.agent, alike.agent) AS "pinned?"
            FROM stages AS s
            JOIN builds AS b ON b.id = s.build AND b.state = 'running'
@@ -242,7 +237,7 @@ async fn ready_stages(
     )
     .fetch_all(tx)
     .await?;
-    let (mut ready, mut unserved) = (BTreeMap::new(), BTreeMap::new());
+    let (mut ready, mut holds) = (BTreeMap::new(), BTreeMap::new());
     for row in rows {
         let key = StageKey {
             build: BuildId(row.build),
@@ -276,11 +271,15 @@ async fn ready_stages(
             failed_on: BTreeMap::new(),
         };
         ready.insert(key, stage);
-        if let Some(since) = row.unserved_since {
-            unserved.insert(key, timestamp(since));
+        if let Some(why) = row.waiting_for {
+            let wants = match row.unserved_since {
+                Some(_) => Wants::Agent,
+                None => Wants::Slot,
+            };
+            holds.insert(key, Hold { key, why, wants });
         }
     }
-    Ok((ready, unserved))
+    Ok((ready, holds))
 }
 
 /// The keys of the stages, as two columns.

@@ -24,7 +24,10 @@ async fn an_attempt_is_lost_when_its_lease_ends_and_its_late_result_changes_noth
         [],
         "its lease has just begun"
     );
+    let due = async || db.store.due(&LeaseTerms::default()).await.unwrap();
+    assert!(!due().await.leases);
     db.leases_end().await;
+    assert!(due().await.leases);
     let expired = db.store.attempt_expired(10).await.unwrap();
     assert_eq!(
         expired.iter().map(|lost| lost.held).collect::<Vec<_>>(),

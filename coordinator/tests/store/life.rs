@@ -1,11 +1,11 @@
 //! Lives of whole builds: at each step a coordinator that just started finds the same in the database as the one that made the step.
 
 use croft_coordinator::store::{
-    BuildEnd, BuildFilter, Found, Hold, LogChunk, NewPublication, Outcome, PublicationState, Wake,
-    Wants,
+    BuildEnd, BuildFilter, Found, Hold, LogChunk, NewPublication, Outcome, PublicationState, Wants,
 };
 use croft_planner::{EdgeId, StageId};
 use croft_scheduler::{BuildId, BuildState, FailureKind};
+use futures::FutureExt as _;
 use serde_json::json;
 
 use crate::support::*;
@@ -354,7 +354,8 @@ async fn why_a_stage_waits_is_kept_until_it_is_placed() {
         Some(since),
         "it waits as long as before"
     );
-    assert_eq!(db.store.snapshot(10).await.unwrap().unserved.len(), 1);
+    let held = db.store.snapshot(10).await.unwrap().holds;
+    assert_eq!(held[&key(build, 0)], hold("another agent", Wants::Agent));
     db.store
         .stage_hold(&[hold("a free slot on amd64-1", Wants::Slot)])
         .await
@@ -472,41 +473,38 @@ async fn tags_are_written_down_before_they_move() {
 }
 
 #[tokio::test]
-async fn whoever_listens_hears_of_what_commits_and_of_nothing_else() {
+async fn placement_is_woken_by_what_makes_work_for_it_and_by_nothing_else() {
     let db = Db::new().await;
-    let mut wakes = db.store.listen().await.unwrap();
+    let woken = || {
+        db.store
+            .wakes()
+            .placement
+            .notified()
+            .now_or_never()
+            .is_some()
+    };
     let build = db.build().await;
-    assert_eq!(wakes.next().await.unwrap(), Wake::Build(build));
-    // Refused: nothing was changed, nobody is woken.
+    assert!(!woken(), "nothing of it is ready");
+    // Refused: nothing was changed.
     assert!(is_stale(db.store.build_publish(build).await));
+    assert!(!woken());
     db.store.build_plan(build, &single().rows()).await.unwrap();
-    assert_eq!(wakes.next().await.unwrap(), Wake::Build(build));
-    assert_eq!(wakes.next().await.unwrap(), Wake::Placement);
+    assert!(woken());
     let agent = db.agent("amd64-1", "linux/amd64").await;
-    assert_eq!(wakes.next().await.unwrap(), Wake::Placement);
-    db.run(build, 0, &agent, &[], &[target(0)]).await;
-    let mut heard = Vec::new();
-    for _ in 0..4 {
-        heard.push(wakes.next().await.unwrap());
-    }
-    assert_eq!(
-        heard,
-        [
-            Wake::Build(build),
-            Wake::Build(build),
-            Wake::Build(build),
-            Wake::Placement
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_listener_whose_connection_broke_is_told_that_anything_may_have_changed() {
-    let db = Db::new().await;
-    let mut wakes = db.store.listen().await.unwrap();
-    db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()")
-        .await;
-    assert_eq!(wakes.next().await.unwrap(), Wake::Everything);
-    let build = db.build().await;
-    assert_eq!(wakes.next().await.unwrap(), Wake::Build(build));
+    assert!(woken());
+    let held = db.offer(build, 0, &agent, &[]).await;
+    db.store.attempt_accept(agent.id, held).await.unwrap();
+    let made = [target(0)];
+    db.store
+        .attempt_output(agent.id, held, &made)
+        .await
+        .unwrap();
+    assert!(!woken(), "nobody waits for a target");
+    db.store
+        .attempt_succeed(agent.id, held, &done(&[]))
+        .await
+        .unwrap();
+    assert!(woken(), "a slot is free");
+    db.store.build_publish(build).await.unwrap();
+    assert!(!woken());
 }

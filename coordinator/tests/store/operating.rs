@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use croft_coordinator::store::{BuildEnd, Heartbeat, Memory, NewBuild};
+use croft_coordinator::store::{BuildEnd, Due, Heartbeat, Memory, NewBuild};
+use croft_scheduler::LeaseTerms;
 use croft_scheduler::fleet::Health;
 
 use crate::support::*;
@@ -34,6 +35,8 @@ async fn only_builds_that_may_be_ended_are_found_overdue() {
         .build_end(over, BuildEnd::Cancelled { reason })
         .await
         .unwrap();
+    let due = async || db.store.due(&LeaseTerms::default()).await.unwrap();
+    assert!(due().await.builds);
     assert_eq!(db.store.build_overdue().await.unwrap(), [planning, running]);
     let agent = db.agent("amd64-1", "linux/amd64").await;
     db.run(running, 0, &agent, &[], &[target(0)]).await;
@@ -43,6 +46,12 @@ async fn only_builds_that_may_be_ended_are_found_overdue() {
         [planning],
         "tags move"
     );
+    let reason = "a test";
+    db.store
+        .build_end(planning, BuildEnd::Cancelled { reason })
+        .await
+        .unwrap();
+    assert_eq!(due().await, Due::default());
 }
 
 #[tokio::test]

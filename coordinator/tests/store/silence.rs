@@ -13,15 +13,27 @@ const BEAT: Heartbeat = Heartbeat {
     memory: None,
 };
 
+/// The silent agents, and those that hold something: the look that comes before says whether there are any.
+async fn both(db: &Db) -> [Vec<String>; 2] {
+    let terms = LeaseTerms::default();
+    let silent = db.store.agent_silent(&terms).await.unwrap();
+    let held = db.store.output_held_in_silence(&terms).await.unwrap();
+    let due = db.store.due(&terms).await.unwrap();
+    assert_eq!(due.silence, !silent.is_empty() || !held.is_empty());
+    [
+        silent.into_iter().map(|agent| agent.name).collect(),
+        held.into_iter().map(|held| held.name).collect(),
+    ]
+}
+
 async fn silent(db: &Db) -> Vec<String> {
-    let silent = db.store.agent_silent(&LeaseTerms::default()).await.unwrap();
-    silent.into_iter().map(|agent| agent.name).collect()
+    let [silent, _] = both(db).await;
+    silent
 }
 
 async fn held(db: &Db) -> Vec<String> {
-    let terms = LeaseTerms::default();
-    let held = db.store.output_held_in_silence(&terms).await.unwrap();
-    held.into_iter().map(|held| held.name).collect()
+    let [_, held] = both(db).await;
+    held
 }
 
 #[tokio::test]

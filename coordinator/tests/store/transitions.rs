@@ -91,10 +91,12 @@ async fn a_stage_goes_where_its_lifecycle_says() {
             let agent = db.agent("amd64-1", "linux/amd64").await;
             let (build, held) = second_stage_in(&db, &agent, state).await;
             match event {
-                // Any change of its build looks what is ready.
-                StageEvent::InputsThere => {
-                    harmless(db.store.attempt_output(agent.id, held, &[]).await)
-                }
+                // Any news of edges, of this one too that isn't there, has the build's stages looked at.
+                StageEvent::InputsThere => harmless(
+                    db.store
+                        .attempt_output(agent.id, held, &[held_edge(9)])
+                        .await,
+                ),
                 StageEvent::Placed => {
                     db.execute("UPDATE attempts SET state = 'cancelled', finished_at = now() WHERE state = 'offered'").await;
                     harmless(
