@@ -2,7 +2,7 @@
 //!
 //! One run starts a farm of four agents on this machine. A case builds the same thing in turns: across the farm, straight on the
 //! engine of the farm's first agent, and again. So both sides have the same engines, registry, emulators and neighbours, and what
-//! counts is the ratio of their medians. `croft build` is measured against buildx, both as clients of this farm. What has no other side,
+//! counts is the median of the rounds' ratios. `croft build` is measured against buildx, both as clients of this farm. What has no other side,
 //! as how soon a stage of a dead agent runs elsewhere, is measured on farms that a case starts itself. Each case is a file in `cases/`;
 //! all of it is measured by `measure`, judged by `outcome` and told by `report`, and nothing is kept from one run to the next.
 

@@ -76,24 +76,31 @@ impl Row {
 
     /// The farm's figure as a multiple of the other.
     pub fn ratio(&self) -> Option<f64> {
-        self.other().map(|other| self.farm() / other)
+        self.times(&self.farm, 0.0)
     }
 
     /// The four nodes' figure as a multiple of one engine's.
     pub fn four_nodes_ratio(&self) -> Option<f64> {
-        let other = self.other()?;
-        self.counts.of(&self.four_nodes).map(|four| four / other)
+        self.times(&self.four_nodes, 0.0)
     }
 
     /// Whether the farm's figure is good enough. None if any would be.
     pub fn met(&self) -> Option<bool> {
-        let (farm, other) = (self.farm(), self.other().unwrap_or(f64::NAN));
+        let found = |plus| self.times(&self.farm, plus).unwrap_or(f64::NAN);
         match self.mark {
-            Mark::AtMost { times, plus } => Some(farm <= times * other + plus),
-            Mark::AtLeast { times } => Some(farm >= times * other),
-            Mark::Limit(limit) => Some(farm <= limit),
+            Mark::AtMost { times, plus } => Some(found(plus) <= times),
+            Mark::AtLeast { times } => Some(found(0.0) >= times),
+            Mark::Limit(limit) => Some(self.farm() <= limit),
             Mark::None => None,
         }
+    }
+
+    /// What these figures less `plus` are as multiples of the other's: those of one round by each other, as a machine is not equally fast
+    /// all the time.
+    fn times(&self, figures: &[f64], plus: f64) -> Option<f64> {
+        let rounds = figures.iter().zip(&self.other);
+        let ratios: Vec<f64> = rounds.map(|(one, other)| (one - plus) / other).collect();
+        self.counts.of(&ratios)
     }
 }
 

@@ -97,7 +97,7 @@ impl Report {
             format!(" ({:.1} % by the farm itself)", own * 100.0)
         });
         let mut text = format!(
-            "Medians of {} rounds, the sides in turns after a turn each to warm up, all on one machine: {}. Four agents with an \
+            "Medians of {} rounds, also of their ratios, the sides in turns after a turn each to warm up, all on one machine: {}. Four agents with an \
              engine each share it with all else, and what must run on another platform is emulated on both sides. While nothing \
              was built, {:.1} % of one processor was in use{own}.",
             self.rounds,
