@@ -1,15 +1,16 @@
-//! A client that is slow to read, beside what else breaks.
+//! Clients that are slow to read, or gone without a word.
 
 use std::{io::Read as _, process::Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::aftermath::unharmed;
+use crate::aftermath::{settled, unharmed};
 use crate::agents::{attempts, plan};
+use crate::cable::Cable;
 use crate::farm_with;
 use crate::sleep::Sleep;
 use crate::support::{
-    BUILDER, Buildx, Context, Repository, agent,
+    BUILDER, Buildx, Context, Repository, agent, builds,
     memory::{Memory, forget_peak},
     process::eventually,
 };
@@ -75,4 +76,37 @@ fn a_client_that_does_not_read_holds_nobody_up_and_hears_all_of_it_later() {
         assert!(said.contains(text), "not a word of {text}");
     }
     unharmed(&farm, &context, &image, &[&before, &after]);
+}
+
+#[test]
+fn a_client_whose_network_is_gone_without_a_word_ends_its_build_and_nothing_else() {
+    let farm = farm_with("amd64", &[], &[]);
+    let cable = Cable::to(farm.client_address());
+    let (far, near) = (Buildx::by_way_of(cable.address(), &farm), Buildx::of(&farm));
+    let (lost, kept) = (Sleep::new(), Sleep::new());
+    let context =
+        |sleep: &Sleep| Context::new(&format!("FROM busybox\nRUN : $NONCE; {}\n", sleep.step()));
+    let (lost_one, kept_one) = (context(&lost), context(&kept));
+    let image = Repository::of(farm.registry(), &kept_one.nonce);
+    let _gone = far.build(&lost_one).platforms(&["linux/amd64"]).start();
+    let stays = near.build(&kept_one).platforms(&["linux/amd64"]);
+    let stays = stays.push(&image.tag("1")).start();
+    lost.wait_for(1);
+    kept.wait_for(1);
+    cable.silence();
+
+    // It answers no pings, and that is all that the farm can know.
+    let over = eventually("its build is over", || {
+        let build = builds::find(&farm, &lost_one.nonce)?;
+        (build.state == "cancelled").then_some(build)
+    });
+    assert_eq!(over.error.as_deref(), Some("the client is gone"));
+    eventually("its step is ended", || {
+        lost.sleepers().is_empty().then_some(())
+    });
+    assert_eq!(kept.sleepers().len(), 1, "the other goes on");
+    kept.wake_all();
+    assert!(stays.finish().status.success());
+    settled(&farm, &lost_one);
+    unharmed(&farm, &kept_one, &image, &[&kept]);
 }
