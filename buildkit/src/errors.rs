@@ -69,6 +69,8 @@ const ENGINE_TEXTS: &[&str] = &[
     "no space left on device",
     "input/output error",
     "failed to create lease",
+    // Of a result that it holds and has broken: a solve that was given up while the result was written down leaves it so for good.
+    "during finalize: ",
 ];
 
 /// What is said of a connection to an engine that can't be made or broke.
@@ -380,6 +382,12 @@ mod tests {
             ),
             (Status::unavailable("x"), Fault::Engine),
             (Status::not_found("no such job abc"), Fault::Engine),
+            (
+                Status::not_found(
+                    "failed to commit a to b during finalize: failed to stat active key during commit: snapshot a does not exist: not found",
+                ),
+                Fault::Engine,
+            ),
             (
                 Status::unknown("write /var/lib/x: no space left on device"),
                 Fault::Engine,

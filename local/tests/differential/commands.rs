@@ -113,7 +113,7 @@ impl Generator {
             "chown 99 sub",
             "chown -h 77:78 . && ln -s one.txt owned && chown -h 77:78 owned",
             "mknod null c 1 3",
-            "mknod loop b 7 5",
+            "mknod tty c 4 5",
         ];
         for step in for_root {
             if self.stage.user == User::Root && self.dice.chance(15) {
