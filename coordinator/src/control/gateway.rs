@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::frontend as api;
 use croft_planner::Platform;
@@ -15,8 +16,10 @@ use super::failure::{Failure, Kind, Result, decode};
 use super::{Build, Control, deliver};
 use crate::store::AgentRow;
 
-/// How often a frontend is tried on another agent when the farm failed.
+/// How often a frontend is tried, on another agent if there is one, when the farm failed.
 const TRIES: usize = 3;
+/// How long before that: it may be the same agent, if there is no other.
+const PAUSE: Duration = Duration::from_millis(500);
 
 impl Control {
     /// Answers a gateway's solve: a definition stands for itself, a frontend is run, and neither executes anything.
@@ -107,9 +110,10 @@ impl Control {
             };
             match answer {
                 Err(failure) if failure.kind == Kind::Farm && failed.len() + 1 < TRIES => {
-                    tracing::warn!(build = %build.id(), %failure, "a frontend is tried on another agent");
+                    tracing::warn!(build = %build.id(), %failure, "a frontend is tried again");
                     failed.push(agent);
                     build.set_planner(None);
+                    tokio::time::sleep(PAUSE).await;
                 }
                 other => return other,
             }
@@ -128,12 +132,16 @@ impl Control {
             changed.as_mut().enable();
             let agents = self.store.agent_list().await?;
             let fleet = AgentRow::fleet(&agents);
+            // One that is just connecting is stored before it can be asked, and heard of when it can.
+            let linked = agents
+                .iter()
+                .filter(|agent| self.fleet.epoch(agent.id).is_some());
             let requested = self.settings.build_platform.as_ref();
             let Some(platform) = build_platform(&fleet, requested) else {
                 return Err(Failure::no_agents());
             };
             let waiting = |agent| self.turns.wanted(agent);
-            if let Some(agent) = choose(&agents, &platform, build.planner(), failed, waiting) {
+            if let Some(agent) = choose(linked, &platform, build.planner(), failed, waiting) {
                 build.set_planner(Some(agent));
                 return Ok((agent, platform));
             }
@@ -159,21 +167,21 @@ impl Control {
     }
 }
 
-/// The agent that has planned this build before, else one of the oldest engines, so that the others can do what is planned; of those the
+/// Of those that have not failed, or of all if all have: the agent that has planned this build before, else one of the oldest engines, so that
+/// the others can do what is planned; of those the
 /// one where fewest wait for their turn at it, else the least busy one.
-fn choose(
-    agents: &[AgentRow],
+fn choose<'a>(
+    agents: impl Iterator<Item = &'a AgentRow>,
     platform: &Platform,
     before: Option<AgentId>,
     failed: &[AgentId],
     waiting: impl Fn(AgentId) -> usize,
 ) -> Option<AgentId> {
-    let fit = |agent: &&AgentRow| {
-        agent.takes_work() && agent.hello.native == *platform && !failed.contains(&agent.id)
-    };
+    let fit = |agent: &&AgentRow| agent.takes_work() && agent.hello.native == *platform;
     let busy = |agent: &&AgentRow| {
         let share = agent.running.saturating_mul(1000) / agent.hello.slots.max(1);
         (
+            failed.contains(&agent.id),
             Some(agent.id) != before,
             // Engines only ever learn more.
             agent.hello.llb_caps.len(),
@@ -182,8 +190,7 @@ fn choose(
             agent.hello.name.clone(),
         )
     };
-    let fit = agents.iter().filter(fit);
-    fit.min_by_key(busy).map(|agent| agent.id)
+    agents.filter(fit).min_by_key(busy).map(|agent| agent.id)
 }
 
 /// All four arguments together decide what BUILDPLATFORM and its parts are, whatever engine runs the frontend.
@@ -250,7 +257,7 @@ pub(super) mod tests {
         let ids: Vec<_> = agents.iter().map(|agent| agent.id).collect();
         let amd64 = "linux/amd64".parse().unwrap();
         let chosen = |before, failed: &[AgentId], waiting: fn(AgentId) -> usize| {
-            choose(&agents, &amd64, before, failed, waiting)
+            choose(agents.iter(), &amd64, before, failed, waiting)
         };
         assert_eq!(chosen(None, &[], |_| 0), Some(ids[1]));
         let second_is_waited_for = |id: AgentId| usize::from(id.0.as_u128() == 2);
@@ -258,6 +265,8 @@ pub(super) mod tests {
         // One that planned this build before has its sources; and a newer one is better than none.
         assert_eq!(chosen(Some(ids[0]), &[], |_| 0), Some(ids[0]));
         assert_eq!(chosen(None, &ids[1..], |_| 0), Some(ids[0]));
+        // Where all have failed one of them is tried again.
+        assert_eq!(chosen(None, &ids, |_| 0), Some(ids[1]));
     }
 
     #[test]
