@@ -168,8 +168,7 @@ impl Control {
 }
 
 /// Of those that have not failed, or of all if all have: the agent that has planned this build before, else one of the oldest engines, so that
-/// the others can do what is planned; of those the
-/// one where fewest wait for their turn at it, else the least busy one.
+/// the others can do what is planned; of those the one where fewest wait for their turn at it, else the least busy one.
 fn choose<'a>(
     agents: impl Iterator<Item = &'a AgentRow>,
     platform: &Platform,
