@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::convert::{int, millis, read, token, token_int, ubigint, uint};
+use super::error::changed;
 use super::{Epoch, Store, StoreError};
 
 /// An attempt and the token under which its agent holds it.
@@ -246,18 +247,17 @@ impl Store {
     /// The agent took the offer.
     pub async fn attempt_accept(&self, agent: AgentId, held: Held) -> Result<(), StoreError> {
         self.again(|| async {
-            sqlx::query!(
+            let rows = sqlx::query!(
                 "UPDATE attempts SET state = 'running', started_at = now()
-                 WHERE id = $1 AND token = $2 AND agent = $3 AND state = 'offered'
-                 RETURNING id",
+                 WHERE id = $1 AND token = $2 AND agent = $3 AND state = 'offered'",
                 held.attempt.0,
                 token_int(held.token),
                 agent.0,
             )
-            .fetch_optional(&mut *self.connection().await?)
+            .execute(&mut *self.connection().await?)
             .await?
-            .ok_or(STALE)?;
-            Ok(())
+            .rows_affected();
+            changed(rows, "the attempt")
         })
         .await
     }
