@@ -274,6 +274,28 @@ impl Control {
         Ok(())
     }
 
+    /// An engine can't export a result that its agent holds: it is made again, elsewhere if that can be.
+    pub(super) async fn refuted(
+        &self,
+        build: &Build,
+        edge: EdgeId,
+        holder: AgentId,
+        failure: Failure,
+    ) -> Result<()> {
+        let (store, budget) = (&self.store, &self.settings.budget);
+        let refuted = store.output_refute(build.id(), edge, holder, &failure.message, budget);
+        match refuted.await {
+            Ok(end) => {
+                self.cancel_attempt(&end.attempt, "a result that it made is no good");
+                self.after(end, Some(failure)).await;
+                Ok(())
+            }
+            // It was lost, or exported after all.
+            Err(error) if error.is_stale() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The registry is asked for what a stage takes before that is used again.
     fn doubt_inputs(&self, key: StageKey) {
         let Some(build) = self.build(key.build) else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use croft_planner::{Bound, CutEdge, EdgeId, Output, PlannedTarget};
 use croft_proto::v1 as wire;
-use croft_scheduler::{AgentId, Retry};
+use croft_scheduler::AgentId;
 use prost::Message as _;
 use wire::answer::Answer;
 use wire::request::Request as Ask;
@@ -13,8 +13,9 @@ use super::Control;
 use super::build::Build;
 use super::deliver;
 use super::events::{exported_digest, output_name};
-use super::failure::{Failure, Kind, Result};
+use super::failure::{Failure, Result};
 use super::image::ImageOutput;
+use super::images::Handover;
 use super::planned::Planned;
 use super::stages::Compression;
 use crate::store::{OutputState, Snapshot};
@@ -109,9 +110,8 @@ pub(super) fn export(
         };
         if let Err(failure) = outcome {
             tracing::warn!(build = %build.id(), %edge, %failure, "a result can't be handed over");
-            match build.export_failed(edge) {
-                // The stages that wait for it try again with the round after that.
-                Retry::After(pause) if failure.kind != Kind::Build => {
+            match build.export_failed(edge, &failure) {
+                Handover::Again(pause) => {
                     let title = build.export_title(Output::Edge(edge));
                     let title = title.unwrap_or_default();
                     let step = build
@@ -123,8 +123,12 @@ pub(super) fn export(
                         _ = build.cancelled() => {}
                     }
                 }
-                // A path that is to be copied isn't there, or the farm has tried often enough.
-                _ => build.fail(failure),
+                Handover::Refuted => {
+                    if let Err(error) = control.refuted(&build, edge, holder, failure).await {
+                        tracing::warn!(build = %build.id(), %edge, %error, "that a result is no good can't be stored");
+                    }
+                }
+                Handover::Failed => build.fail(failure),
             }
         }
         build.end_export(edge);

@@ -23,6 +23,8 @@ pub enum Kind {
     Build,
     /// The farm's own; trying again may help.
     Farm,
+    /// The stage registry's, which is the farm's too; trying again later may help, elsewhere it doesn't.
+    StageRegistry,
     /// Nothing in the farm can do this.
     Unservable,
     /// Someone stopped it.
@@ -78,8 +80,8 @@ impl Failure {
         let kind = match failure.kind() {
             wire::failure::Kind::Build => Kind::Build,
             wire::failure::Kind::Cancelled => Kind::Cancelled,
+            wire::failure::Kind::StageRegistry => Kind::StageRegistry,
             wire::failure::Kind::Farm
-            | wire::failure::Kind::StageRegistry
             | wire::failure::Kind::HandedBack
             | wire::failure::Kind::Unspecified => Kind::Farm,
         };
@@ -96,6 +98,11 @@ impl Failure {
             message: failure.message.clone(),
             status,
         }
+    }
+
+    /// Whether it is an engine that failed, as it said itself.
+    pub fn is_of_engine(&self) -> bool {
+        self.kind == Kind::Farm && self.status.is_some()
     }
 
     /// The same in other words.

@@ -11,13 +11,20 @@ use serde_json::json;
 
 use super::Control;
 use super::build::Build;
-use super::failure::{Failure, Result};
+use super::failure::{Failure, Kind, Result};
 use crate::store::{Exported, Push};
 
 /// For so long an image is taken to be where it was.
 const FRESH: Duration = Duration::from_secs(60);
 /// A registry that loses one result so often keeps nothing.
 const LOSSES: u32 = 5;
+
+/// What is spent on engines that can't export a result that they are said to hold, before it is taken for no good.
+const REFUSALS: FarmBudget = FarmBudget {
+    failures: 3,
+    first_wait: Duration::from_millis(250),
+    longest_wait: Duration::from_secs(1),
+};
 
 /// What is known of a build's images.
 #[derive(Default)]
@@ -36,6 +43,19 @@ struct Image {
     lost: u32,
     /// How often it could not be handed over.
     failed_exports: u32,
+    /// How often in a row that was the engine's fault that holds it.
+    refusals: u32,
+}
+
+/// What follows when a result could not be handed over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Handover {
+    /// Another try, after this wait.
+    Again(Duration),
+    /// Its engine has broken it: it is made again.
+    Refuted,
+    /// Nothing: the build has failed.
+    Failed,
 }
 
 /// Whether a stage may be given its inputs' images.
@@ -91,13 +111,33 @@ impl Build {
         }
     }
 
-    /// What follows when a result could not be handed over.
-    pub(super) fn export_failed(&self, edge: EdgeId) -> Retry {
+    /// A result could not be handed over. Only what the engine says itself speaks against the result: an agent that is away for a moment
+    /// has it still, and a registry that takes nothing takes no other either.
+    pub(super) fn export_failed(&self, edge: EdgeId, failure: &Failure) -> Handover {
         let mut live = self.lock();
         let image = live.images.0.entry(edge).or_default();
-        let before = image.failed_exports;
-        image.failed_exports = before.saturating_add(1);
-        retry(&FarmBudget::REGISTRY, before, FailureKind::Registry)
+        let (budget, count, at_last) = match failure.kind {
+            // A path that is to be copied isn't there.
+            Kind::Build => return Handover::Failed,
+            Kind::Farm if failure.is_of_engine() => {
+                (&REFUSALS, &mut image.refusals, Handover::Refuted)
+            }
+            _ => (
+                &FarmBudget::REGISTRY,
+                &mut image.failed_exports,
+                Handover::Failed,
+            ),
+        };
+        let before = *count;
+        *count = before.saturating_add(1);
+        match retry(budget, before, FailureKind::Farm) {
+            Retry::After(pause) => Handover::Again(pause),
+            Retry::No => {
+                // The next engine that makes it starts afresh.
+                *count = 0;
+                at_last
+            }
+        }
     }
 
     /// Returns how often it was lost by now.

@@ -23,7 +23,7 @@ pub fn status(failure: &Failure) -> Status {
     let code = match failure.kind {
         Kind::Invalid => Code::InvalidArgument,
         Kind::Build => Code::Unknown,
-        Kind::Farm => Code::Unavailable,
+        Kind::Farm | Kind::StageRegistry => Code::Unavailable,
         Kind::Unservable => Code::FailedPrecondition,
         Kind::Cancelled => Code::Cancelled,
     };

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use croft_planner::{CacheIdentity, EdgeId, Output, StageId};
-use croft_scheduler::{AgentId, BuildId, FailureKind, FarmBudget, Retry, StageKey, retry};
+use croft_scheduler::{
+    AgentId, AttemptId, BuildId, FailureKind, FarmBudget, Retry, StageKey, retry,
+};
 use sqlx::PgConnection;
 
 use super::attempts::{Held, LiveAttempt, STALE};
-use super::convert::{int, millis, token_int, uint};
+use super::convert::{int, millis, token, token_int, uint};
 use super::error::changed;
 use super::invalidate::{Invalidated, invalidate};
 use super::outputs::{OutputDone, outputs_done};
@@ -171,9 +173,63 @@ impl Store {
         )
             .execute(&mut *tx)
             .await?;
-            let end = after_failure(&mut tx, attempt, failure.kind, budget).await?;
+            let end = after_failure(&mut tx, attempt, &["running"], failure.kind, budget).await?;
             self.commit_and_wake(tx).await?;
             Ok(end)
+        })
+        .await
+    }
+
+    /// A result can't be got out of the engine that holds it: the attempt that made it has failed, whatever it said. Stale if the agent is
+    /// not known any more to hold it, or only as one that went to the registry too.
+    pub async fn output_refute(
+        &self,
+        build: BuildId,
+        edge: EdgeId,
+        holder: AgentId,
+        error: &str,
+        budget: &FarmBudget,
+    ) -> Result<AttemptEnd, StoreError> {
+        self.again(|| async {
+        let mut tx = self.begin().await?;
+        let made = sqlx::query!(
+            "SELECT a.id, a.token, a.stage FROM builds AS b
+             JOIN outputs AS o ON o.build = b.id
+             JOIN attempts AS a ON a.id = o.attempt
+             WHERE b.id = $1 AND b.state = 'running' AND o.kind = 'edge' AND o.number = $2
+               AND o.state = 'held' AND o.agent = $3 AND a.state IN ('offered', 'running', 'succeeded')
+             FOR NO KEY UPDATE OF b, a",
+            build.0,
+            int(edge.0),
+            holder.0,
+        )
+        .fetch_optional(&mut *tx)
+        .await?
+        .ok_or(StoreError::Stale { what: "the output" })?;
+        let kind = FailureKind::Farm;
+        sqlx::query!(
+            "UPDATE attempts SET state = 'failed', finished_at = COALESCE(finished_at, now()), failure = $2, error = $3
+             WHERE id = $1 AND state IN ('offered', 'running', 'succeeded')",
+            made.id,
+            kind.as_str(),
+            error,
+        )
+        .execute(&mut *tx)
+        .await?;
+        let attempt = LiveAttempt {
+            held: Held {
+                attempt: AttemptId(made.id),
+                token: token(made.token),
+            },
+            key: StageKey {
+                build,
+                stage: StageId(uint(made.stage)),
+            },
+            agent: holder,
+        };
+        let end = after_failure(&mut tx, attempt, &["running", "done"], kind, budget).await?;
+        self.commit_and_wake(tx).await?;
+        Ok(end)
         })
         .await
     }
@@ -232,7 +288,7 @@ impl Store {
         .await?
         .rows_affected();
         changed(rows, "the attempt")?;
-        let end = after_failure(&mut tx, attempt, FailureKind::Farm, budget).await?;
+        let end = after_failure(&mut tx, attempt, &["running"], FailureKind::Farm, budget).await?;
         self.commit_and_wake(tx).await?;
         Ok(end)
     }
@@ -264,10 +320,11 @@ async fn lock(
     Ok(LiveAttempt { held, key, agent })
 }
 
-/// The stage of an attempt that just failed: another try, or the end.
+/// The stage of an attempt that just failed, if it is in one of these states: another try, or the end.
 async fn after_failure(
     tx: &mut PgConnection,
     attempt: LiveAttempt,
+    stage_in: &[&str],
     kind: FailureKind,
     budget: &FarmBudget,
 ) -> Result<AttemptEnd, StoreError> {
@@ -277,11 +334,12 @@ async fn after_failure(
                   THEN (SELECT count(*)::int FROM attempts AS t
                         WHERE t.build = s.build AND t.stage = s.number AND t.failure = 'registry' AND t.id <> $4)
                   ELSE s.farm_failures END AS "before!"
-           FROM stages AS s WHERE s.build = $1 AND s.number = $2 AND s.state = 'running' FOR NO KEY UPDATE OF s"#,
+           FROM stages AS s WHERE s.build = $1 AND s.number = $2 AND s.state = ANY ($5::text[]) FOR NO KEY UPDATE OF s"#,
         build.0,
         int(stage.0),
         kind.as_str(),
         attempt.held.attempt.0,
+        &stage_in as &[&str],
     )
     .fetch_optional(&mut *tx)
     .await?
@@ -294,12 +352,13 @@ async fn after_failure(
     sqlx::query!(
         "UPDATE stages SET state = $3, since = now(), not_before = now() + $4::bigint * interval '1 millisecond',
                            farm_failures = farm_failures + $5
-         WHERE build = $1 AND number = $2 AND state = 'running'",
+         WHERE build = $1 AND number = $2 AND state = ANY ($6::text[])",
         build.0,
         int(stage.0),
         state,
         millis(pause),
         i32::from(kind == FailureKind::Farm),
+        &stage_in as &[&str],
     )
     .execute(&mut *tx)
     .await?;

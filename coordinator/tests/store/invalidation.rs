@@ -127,6 +127,92 @@ async fn a_lost_result_that_nobody_needs_any_more_undoes_nothing() {
 }
 
 #[tokio::test]
+async fn a_result_that_its_engine_can_not_export_is_made_again_elsewhere_until_the_farm_has_tried_enough()
+ {
+    let db = Db::new().await;
+    let agents = [
+        db.agent("amd64-1", "linux/amd64").await,
+        db.agent("amd64-2", "linux/amd64").await,
+    ];
+    let build = db.planned(&chain()).await;
+    let refute = async |agent: &croft_coordinator::store::AgentLink| {
+        let (why, budget) = ("it is broken", at_once());
+        db.store
+            .output_refute(build, EdgeId(0), agent.id, why, &budget)
+            .await
+    };
+    // Its attempt had ended long ago, and what came of it goes with it.
+    db.run(build, 0, &agents[0], &[], &[held_edge(0)]).await;
+    db.run(build, 1, &agents[0], &[own(0)], &[held_edge(1)])
+        .await;
+    let last = db.offer(build, 2, &agents[0], &[own(1)]).await;
+    assert!(
+        is_stale(refute(&agents[1]).await),
+        "it is not there that it is held"
+    );
+    let end = refute(&agents[0]).await.unwrap();
+    let Outcome::Retried { invalidated, .. } = &end.outcome else {
+        panic!("{end:?}")
+    };
+    assert_eq!(invalidated.stages, [0, 1, 2].map(StageId));
+    assert_eq!(
+        invalidated
+            .cancelled
+            .iter()
+            .map(|one| one.held)
+            .collect::<Vec<_>>(),
+        [last]
+    );
+    assert_eq!(
+        db.states(build).await,
+        "running: ready waiting waiting | missing missing missing | 0 failed 1 succeeded 2 cancelled"
+    );
+    let failed = &db.view(build).await.attempts[0];
+    assert_eq!(
+        (failed.failure, failed.error.as_deref()),
+        (Some(FailureKind::Farm), Some("it is broken"))
+    );
+    let ready = &db.store.snapshot(10).await.unwrap().ready[0];
+    assert_eq!(ready.failed_on.get(&agents[0].id), Some(&1));
+    assert!(is_stale(refute(&agents[0]).await), "once");
+
+    // While the attempt goes on with its other outputs.
+    let held = db.offer(build, 0, &agents[1], &[]).await;
+    db.store
+        .attempt_output(agents[1].id, held, &[held_edge(0)])
+        .await
+        .unwrap();
+    let end = refute(&agents[1]).await.unwrap();
+    assert_eq!(end.attempt.held, held);
+    assert!(
+        is_stale(
+            db.store
+                .attempt_succeed(agents[1].id, held, &done(&[]))
+                .await
+        ),
+        "it has failed"
+    );
+
+    // An image stands for a result that its engine has broken since.
+    db.run(
+        build,
+        0,
+        &agents[1],
+        &[],
+        &[exported_edge(0, "sha256:zero")],
+    )
+    .await;
+    assert!(is_stale(refute(&agents[1]).await));
+    let lost = db
+        .store
+        .output_lose_image(build, EdgeId(0), "sha256:zero")
+        .await;
+    assert_eq!(lost.unwrap(), Invalidated::default());
+    assert_eq!(refute(&agents[1]).await.unwrap().outcome, Outcome::Failed);
+    assert!(db.states(build).await.starts_with("running: failed "));
+}
+
+#[tokio::test]
 async fn a_producer_that_is_needed_again_needs_its_own_producer_again() {
     let db = Db::new().await;
     let agent = db.agent("amd64-1", "linux/amd64").await;

@@ -82,6 +82,12 @@ async fn steps(db: &Db, stages: usize, commands: usize) -> Vec<(&'static str, us
         "lose",
         db.store.output_lose_image(build, EdgeId(0), "sha256:zero")
     );
+    let once = at_once();
+    step!(
+        "refute",
+        db.store
+            .output_refute(build, EdgeId(0), agent.id, "", &once)
+    );
     step!("keeper", db.store.output_lose_held(build, agent.id));
     step!("log", db.store.log_append(build, &[0; 1 << 16]));
     steps

@@ -4,7 +4,7 @@ use croft_coordinator::store::{BuildEnd, Held, StoreError};
 use croft_planner::EdgeId;
 use croft_scheduler::{
     AttemptEvent, AttemptId, AttemptState, BuildEvent, BuildId, BuildState, FailureKind,
-    StageEvent, StageState, Token,
+    FarmBudget, StageEvent, StageState, Token,
 };
 use serde_json::json;
 
@@ -83,6 +83,19 @@ async fn second_stage_in(
     (build, held)
 }
 
+/// The attempt's agent holds this edge's result, as the attempt's.
+async fn holds(db: &Db, held: Held, edge: i32) {
+    sqlx::query(
+        "UPDATE outputs SET state = 'held', agent = (SELECT agent FROM attempts WHERE id = $1), attempt = $1
+         WHERE build = (SELECT build FROM attempts WHERE id = $1) AND kind = 'edge' AND number = $2",
+    )
+    .bind(held.attempt.0)
+    .bind(edge)
+    .execute(&db.sql)
+    .await
+    .unwrap();
+}
+
 #[tokio::test]
 async fn a_stage_goes_where_its_lifecycle_says() {
     let db = Db::new().await;
@@ -134,6 +147,15 @@ async fn a_stage_goes_where_its_lifecycle_says() {
                             .attempt_fail(agent.id, held, &failure, &at_once())
                             .await,
                     );
+                    holds(&db, held, 1).await;
+                    let once = FarmBudget {
+                        failures: 1,
+                        ..at_once()
+                    };
+                    let refuted = db
+                        .store
+                        .output_refute(build, EdgeId(1), agent.id, "", &once);
+                    harmless(refuted.await);
                 }
                 StageEvent::Cancelled => harmless(
                     db.store
@@ -180,7 +202,7 @@ async fn an_attempt_goes_where_its_lifecycle_says() {
     for &state in AttemptState::ALL {
         for &event in AttemptEvent::ALL {
             let agent = db.agent("amd64-1", "linux/amd64").await;
-            let build = db.planned(&single()).await;
+            let build = db.planned(&chain()).await;
             let held = db.offer(build, 0, &agent, &[]).await;
             sqlx::query(
                 "UPDATE attempts SET state = $2, finished_at = CASE WHEN $3 THEN now() END,
@@ -197,7 +219,7 @@ async fn an_attempt_goes_where_its_lifecycle_says() {
                 AttemptEvent::Succeeded => {
                     harmless(
                         db.store
-                            .attempt_succeed(agent.id, held, &done(&[target(0)]))
+                            .attempt_succeed(agent.id, held, &done(&[held_edge(0)]))
                             .await,
                     );
                 }
@@ -221,6 +243,12 @@ async fn an_attempt_goes_where_its_lifecycle_says() {
                         agent: agent.id,
                     };
                     harmless(db.store.attempt_lose(&lost, &at_once()).await);
+                }
+                AttemptEvent::Refuted => {
+                    holds(&db, held, 0).await;
+                    let (edge, budget) = (EdgeId(0), at_once());
+                    let refuted = db.store.output_refute(build, edge, agent.id, "", &budget);
+                    harmless(refuted.await);
                 }
             }
             let row = db.view(build).await.attempts.remove(0);

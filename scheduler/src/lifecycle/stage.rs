@@ -37,12 +37,13 @@ words!(
         /// Its attempt failed by the farm's fault, or was lost, and the farm's budget allows another; or it was handed back. Its inputs are
         /// there.
         FarmFailed = "retried",
-        /// Its attempt failed by the build's own fault, the farm's budget is used up, or nobody came to run it in time.
+        /// Its attempt failed by the build's own fault, the farm's budget is used up (by a result that was refuted, it may be), or nobody
+        /// came to run it in time.
         Failed = "failed",
         /// Its build ended.
         Cancelled = "cancelled",
-        /// Its unexported result was lost, or one of the artifacts that it was made from was; or it ran ahead of its inputs, and they
-        /// are not made where it runs.
+        /// Its unexported result was lost or refuted, or one of the artifacts that it was made from was; or it ran ahead of its inputs, and
+        /// they are not made where it runs.
         Invalidated = "invalidated",
     }
 );
@@ -62,7 +63,7 @@ impl StageState {
             (S::Ready, E::Placed) | (S::Waiting, E::PlacedAhead) => S::Running,
             (S::Running, E::Succeeded) => S::Done,
             (S::Running, E::FarmFailed) => S::Ready,
-            (S::Ready | S::Running, E::Failed) => S::Failed,
+            (S::Ready | S::Running | S::Done, E::Failed) => S::Failed,
             (S::Waiting | S::Ready | S::Running, E::Cancelled) => S::Cancelled,
             (S::Ready | S::Running | S::Done, E::Invalidated) => S::Waiting,
             _ => {
@@ -90,6 +91,7 @@ mod tests {
             (S::Running, E::FarmFailed, S::Ready),
             (S::Ready, E::Failed, S::Failed),
             (S::Running, E::Failed, S::Failed),
+            (S::Done, E::Failed, S::Failed),
             (S::Waiting, E::Cancelled, S::Cancelled),
             (S::Ready, E::Cancelled, S::Cancelled),
             (S::Running, E::Cancelled, S::Cancelled),

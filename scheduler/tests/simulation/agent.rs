@@ -120,8 +120,19 @@ pub enum Report {
         build: BuildId,
         edge: usize,
         origin: Origin,
-        there: bool,
+        handover: Handover,
     },
+}
+
+/// What came of having a result exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// It is in the registry.
+    There,
+    /// It isn't, for now.
+    Failed,
+    /// The engine can't export it, now and later.
+    Broken,
 }
 
 /// How an attempt ended.

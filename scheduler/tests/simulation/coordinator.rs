@@ -9,7 +9,7 @@ use croft_scheduler::place::{Decision, Refusal, place};
 use croft_scheduler::{AgentId, AttemptEvent, AttemptId, BuildId, BuildState, FailureKind, Token};
 use uuid::Uuid;
 
-use super::agent::{Finish, Offer, Order, Report};
+use super::agent::{Finish, Handover, Offer, Order, Report};
 use super::books::{Books, Bound, Build, Cancelled, Delivered, End, NewAttempt};
 use super::farm::{AGENT_WAIT, Coordinator, Event, Farm};
 use super::support::build_id;
@@ -293,15 +293,16 @@ impl Farm {
                 self.books.version, before,
                 "a late report changed something"
             ),
-            Ok((cancelled, end)) => {
-                let build = self.books.attempts[&id].key.build;
-                self.cancel(cancelled);
-                if let Some(why) = end {
-                    self.end(build, why);
-                }
-            }
+            Ok(after) => self.after_failure(self.books.attempts[&id].key.build, after),
         }
         self.wake();
+    }
+
+    fn after_failure(&mut self, build: BuildId, (cancelled, end): (Cancelled, Option<End>)) {
+        self.cancel(cancelled);
+        if let Some(why) = end {
+            self.end(build, why);
+        }
     }
 
     pub(super) fn publish(&mut self, build: BuildId) {
@@ -474,11 +475,21 @@ impl Farm {
                 build,
                 edge,
                 origin,
-                there,
+                handover,
             } => {
                 self.coordinator.exporting.remove(&(build, edge));
-                if there {
-                    let _ = self.books.export(build, edge, agent, &origin);
+                match handover {
+                    Handover::There => drop(self.books.export(build, edge, agent, &origin)),
+                    Handover::Failed => {}
+                    Handover::Broken => {
+                        let refuted =
+                            self.books
+                                .refute(build, edge, agent, &origin, &self.budget, now);
+                        match refuted {
+                            Ok(after) => self.after_failure(build, after),
+                            Err(_) => unchanged(&self.books),
+                        }
+                    }
                 }
                 self.wake();
             }

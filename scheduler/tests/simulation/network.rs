@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use croft_scheduler::{AgentId, AttemptId, BuildId, FailureKind, Timestamp};
 
-use super::agent::{Finish, Offer, Order, Report, Wait};
+use super::agent::{Finish, Handover, Offer, Order, Report, Wait};
 use super::books::{Bound, Origin};
 use super::farm::{Breaks, Event, Farm, Step};
 
@@ -155,14 +155,20 @@ impl Farm {
                 let held = one.keepers.get(&build).and_then(|keeper| keeper.get(&edge));
                 let there = held.is_some_and(|held| Rc::ptr_eq(held, &origin))
                     && self.now >= self.registry_away;
-                if there {
+                let breaks = there && matches!(self.size.breaks, Breaks::Anything);
+                let handover = match there {
+                    true if breaks && self.rng.u32(..20) == 0 => Handover::Broken,
+                    true => Handover::There,
+                    false => Handover::Failed,
+                };
+                if handover == Handover::There {
                     self.push(build, edge, &origin);
                 }
                 let report = Report::Exported {
                     build,
                     edge,
                     origin,
-                    there,
+                    handover,
                 };
                 self.say(agent, report);
             }

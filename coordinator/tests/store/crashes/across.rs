@@ -10,13 +10,14 @@ use croft_scheduler::{AttemptId, AttemptState, BuildId, BuildState, FailureKind,
 use super::{BUDGET, Told, World, held, publish};
 use crate::support::*;
 
-/// A build of two stages on two agents, the second of which takes the first one's result. The first attempt fails by the farm's fault, and the
-/// result is lost while the second stage takes it.
+/// A build of two stages on two agents, the second of which takes the first one's result. The first attempt fails by the farm's fault, what
+/// the second makes can't be got out of its engine, and the result is lost while the second stage takes it.
 pub struct Across {
     build: NewBuild,
     agents: [AgentLink; 2],
     told: Told,
     failed: bool,
+    refuted: bool,
     lost: bool,
 }
 
@@ -30,6 +31,7 @@ impl World for Across {
             ],
             told: Told::default(),
             failed: false,
+            refuted: false,
             lost: false,
         }
     }
@@ -112,6 +114,14 @@ impl Across {
             let own = |output: &&OutputRow| output.stage == attempt.stage;
             let output = view.outputs.iter().find(own).expect("each stage has one");
             match output.state {
+                OutputState::Missing if !self.refuted => {
+                    store.attempt_output(agent, held, &[held_edge(0)]).await?;
+                }
+                OutputState::Held => {
+                    let edge = EdgeId(0);
+                    store.output_refute(id, edge, agent, "", &BUDGET).await?;
+                    self.refuted = true;
+                }
                 OutputState::Missing => {
                     let made = [made(output.output, attempt.id, &attempt.bindings)];
                     store.attempt_output(agent, held, &made).await?;

@@ -97,7 +97,8 @@ async fn what_a_keeper_held_is_either_handed_over_in_time_or_lost() {
         let build = db.planned(&chain()).await;
         db.run(build, 0, &agent, &[], &[held_edge(0)]).await;
         let (image, bindings) = (exported("sha256:zero"), [own(0)]);
-        let expected = match round % 3 {
+        let budget = at_once();
+        let expected = match round % 4 {
             0 => {
                 let (lost, saved) = meet!(
                     db.store.output_lose_held(build, agent.id),
@@ -124,6 +125,17 @@ async fn what_a_keeper_held_is_either_handed_over_in_time_or_lost() {
                     false => {
                         "running: ready waiting waiting | missing missing missing | 0 succeeded"
                     }
+                }
+            }
+            2 => {
+                let refuted = race!(
+                    db.store
+                        .output_refute(build, EdgeId(0), agent.id, "no good", &budget),
+                    rival.output_export(build, EdgeId(0), agent.id, &image)
+                );
+                match refuted {
+                    true => "running: ready waiting waiting | missing missing missing | 0 failed",
+                    false => "running: done ready waiting | exported missing missing | 0 succeeded",
                 }
             }
             _ => {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use croft_scheduler::fleet::{AHEAD_FACTOR, Duty, Health, StageKey};
 use croft_scheduler::lease::has_ended;
 use croft_scheduler::{
-    AgentId, AttemptEvent, AttemptId, AttemptState, BuildState, FailureKind, FarmBudget,
+    AgentId, AttemptEvent, AttemptId, AttemptState, BuildId, BuildState, FailureKind, FarmBudget,
     LeaseTerms, Retry, StageEvent, StageState, Timestamp, Token, retry,
 };
 
-use super::{Attempt, Books, Bound, Cancelled, Delivered, End, Guarded, NewAttempt, Output, Stale};
+use super::{
+    Attempt, Books, Bound, Cancelled, Delivered, End, Guarded, NewAttempt, Origin, Output, Stale,
+};
 
 /// How long a stage is left alone that failed over an input that it went ahead of.
 const YIELD: Duration = Duration::from_secs(1);
@@ -177,7 +179,7 @@ impl Books {
         Ok(stages.iter().all(|stage| stage.state == StageState::Done))
     }
 
-    /// Also how many live attempts it ended, and whether the build is to fail.
+    /// Also which live attempts it ended, and whether the build is to fail.
     pub fn fail(
         &mut self,
         agent: AgentId,
@@ -187,7 +189,7 @@ impl Books {
         budget: &FarmBudget,
         now: Timestamp,
     ) -> Guarded<(Cancelled, Option<End>)> {
-        let key = self.lives(agent, id, token)?;
+        self.lives(agent, id, token)?;
         if event == AttemptEvent::LeaseEnded && !has_ended(self.attempts[&id].lease_until, now) {
             return Err(Stale);
         }
@@ -196,7 +198,47 @@ impl Books {
             AttemptEvent::Failed(kind) => kind,
             _ => FailureKind::Farm,
         };
-        self.attempts.get_mut(&id).expect("it lived").failure = Some(kind);
+        Ok(self.after_failure(id, kind, budget, now))
+    }
+
+    /// A result can't be got out of the engine that holds it. As [`Books::fail`].
+    pub fn refute(
+        &mut self,
+        build: BuildId,
+        edge: usize,
+        holder: AgentId,
+        origin: &Origin,
+        budget: &FarmBudget,
+        now: Timestamp,
+    ) -> Guarded<(Cancelled, Option<End>)> {
+        let output = &self.running(build)?.outputs[edge];
+        let is_held = output.image.is_none()
+            && matches!(&output.held, Some((on, now)) if *on == holder && Rc::ptr_eq(now, origin));
+        if !is_held {
+            return Err(Stale);
+        }
+        let token = origin[&output.stage];
+        let made_it = |attempt: &Attempt| attempt.key.build == build && attempt.token == token;
+        let made = self.attempts.iter().find(|(_, attempt)| made_it(attempt));
+        let (id, lived) = made
+            .map(|(id, a)| (*id, !a.state.is_final()))
+            .ok_or(Stale)?;
+        self.move_attempt(id, AttemptEvent::Refuted);
+        let (mut cancelled, end) = self.after_failure(id, FailureKind::Farm, budget, now);
+        cancelled.extend(lived.then_some((holder, id)));
+        Ok((cancelled, end))
+    }
+
+    fn after_failure(
+        &mut self,
+        id: AttemptId,
+        kind: FailureKind,
+        budget: &FarmBudget,
+        now: Timestamp,
+    ) -> (Cancelled, Option<End>) {
+        let attempt = self.attempts.get_mut(&id).expect("it failed");
+        attempt.failure = Some(kind);
+        let key = attempt.key;
         let stage = self.stage(key);
         let (budget, before) = match kind {
             FailureKind::Registry => (&FarmBudget::REGISTRY, stage.registry_failures),
@@ -212,10 +254,13 @@ impl Books {
                     FailureKind::Farm | FailureKind::Registry => End::Budget,
                     FailureKind::HandedBack => unreachable!("it costs nothing"),
                 };
-                Ok((Cancelled::new(), Some(why)))
+                (Cancelled::new(), Some(why))
             }
             Retry::After(pause) => {
-                self.move_stage(key, StageEvent::FarmFailed, now);
+                // One that was done by then goes back with what came of it.
+                if self.stage(key).state == StageState::Running {
+                    self.move_stage(key, StageEvent::FarmFailed, now);
+                }
                 let stage = self.stage_mut(key);
                 match kind {
                     FailureKind::Registry => stage.registry_failures += 1,
@@ -226,7 +271,7 @@ impl Books {
                 // What it had delivered may be in others by now, though it be lost meanwhile, and the next attempt makes it anew.
                 let cancelled =
                     self.invalidate(key.build, BTreeSet::from([key.stage.index()]), now);
-                Ok((cancelled, None))
+                (cancelled, None)
             }
         }
     }
