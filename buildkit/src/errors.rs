@@ -71,6 +71,10 @@ const ENGINE_TEXTS: &[&str] = &[
     "failed to create lease",
     // Of a result that it holds and has broken: a solve that was given up while the result was written down leaves it so for good.
     "during finalize: ",
+    // The same of a snapshot or a lease that its record names.
+    " does not exist: not found",
+    // Go's words for the mounts of a snapshot that it could not mount for itself.
+    ": [{Type:",
 ];
 
 /// What is said of a connection to an engine that can't be made or broke.
@@ -385,6 +389,16 @@ mod tests {
             (
                 Status::not_found(
                     "failed to commit a to b during finalize: failed to stat active key during commit: snapshot a does not exist: not found",
+                ),
+                Fault::Engine,
+            ),
+            (
+                said("failed to prepare a as b: parent snapshot c does not exist: not found"),
+                Fault::Engine,
+            ),
+            (
+                said(
+                    "failed to mount /tmp/buildkit-mount1: [{Type:overlay Source:overlay}]: err: no such file or directory",
                 ),
                 Fault::Engine,
             ),

@@ -111,6 +111,22 @@ impl Engine {
         self.part.log()
     }
 
+    /// A command of `ctr` on the containerd beneath a Docker Engine, to break what the engine relies on. `None` if it is a `buildkitd`.
+    pub fn containerd(&self, words: &[&str]) -> Result<Option<Command>> {
+        if !self.address.starts_with("docker+") {
+            return Ok(None);
+        }
+        let mut command = Command::new("ctr");
+        EngineParts::find_or_fetch()?.environment(&mut command);
+        let socket = self.socket().with_file_name("exec");
+        command
+            .arg("--address")
+            .arg(socket.join("containerd/containerd.sock"))
+            .args(["--namespace", "moby"])
+            .args(words);
+        Ok(Some(command))
+    }
+
     /// Kills it as `kill -9` does, and with it all that it runs. What it has on its disk stays, for [`Engine::start_again`].
     pub fn kill(&mut self) -> Result<()> {
         self.part.kill()

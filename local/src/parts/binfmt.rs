@@ -68,21 +68,24 @@ fn usable(entry: &str) -> bool {
 }
 
 fn mount() -> Result<()> {
-    if Path::new(BINFMT_MISC).join("register").exists() {
+    let mounted = || Path::new(BINFMT_MISC).join("register").exists();
+    if mounted() {
         return Ok(());
     }
     let mut command = Command::new("mount");
     command.args(["-t", "binfmt_misc", "binfmt_misc", BINFMT_MISC]);
-    run(&mut command).map(drop).map_err(|error| match error {
-        Error::Command { output, .. } => Error::Missing {
+    match run(&mut command) {
+        // Another engine of the farm may have been quicker.
+        Err(_) if mounted() => Ok(()),
+        Err(Error::Command { output, .. }) => Err(Error::Missing {
             what: "the kernel's binfmt_misc".to_owned(),
             remedy: format!(
                 "as root: modprobe binfmt_misc; mount -t binfmt_misc binfmt_misc {BINFMT_MISC} ({})",
                 output.trim()
             ),
-        },
-        error => error,
-    })
+        }),
+        other => other.map(drop),
+    }
 }
 
 fn register(name: &str) -> Result<()> {

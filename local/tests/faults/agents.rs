@@ -235,8 +235,9 @@ fn a_link_that_is_cut_for_less_than_a_lease_costs_nothing() {
 }
 
 /// How much of an upload comes through before it gets stuck, and how much there is of it, in bytes.
-const STUCK_AFTER: u64 = 4 << 20;
-const UPLOAD: u64 = 64 << 20;
+pub const STUCK_AFTER: u64 = 4 << 20;
+/// See [`STUCK_AFTER`].
+pub const UPLOAD: u64 = 64 << 20;
 
 #[test]
 fn only_what_is_in_the_middle_of_an_upload_is_tried_again_when_its_agents_connections_are_cut() {

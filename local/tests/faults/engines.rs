@@ -1,11 +1,14 @@
 //! Engines that hang or die under a live agent.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use croft_local::{Engine, Farm, FarmAgent};
 
+use nix::sys::signal::Signal;
+
 use crate::aftermath::unharmed;
-use crate::agents::{Frozen, attempts, back, named, plan};
+use crate::agents::{Frozen, STUCK_AFTER, UPLOAD, attempts, back, named, plan};
+use crate::cable::Cable;
 use crate::sleep::Sleep;
 use crate::support::{Buildx, Context, Repository, agent, process::eventually};
 use crate::{farm_with, sleeping};
@@ -74,7 +77,7 @@ fn what_runs_on_an_engine_that_hangs_runs_elsewhere_and_it_takes_work_again_when
     unharmed(&farm, &context, &image, &[&sleep]);
 
     // It is as good as before: the next build runs where the other can't.
-    let _other = agent::stop(&farm, &now[1].0, nix::sys::signal::Signal::SIGTERM);
+    let _other = agent::stop(&farm, &now[1].0, Signal::SIGTERM);
     let next = Context::new("FROM busybox\nRUN : $NONCE\n");
     let build = buildx.build(&next).platforms(&["linux/amd64"]);
     assert_eq!(
@@ -117,7 +120,7 @@ fn what_runs_on_an_engine_that_is_killed_is_tried_again_and_it_takes_work_when_i
     unharmed(&farm, &context, &image, &[&sleep]);
 
     // With the other one gone too, what ran there waits for its own engine.
-    let _other = agent::stop(&farm, &now[1].0, nix::sys::signal::Signal::SIGTERM);
+    let _other = agent::stop(&farm, &now[1].0, Signal::SIGTERM);
     let sleep = Sleep::new();
     let context = sleeping(&sleep);
     let image = Repository::of(farm.registry(), &context.nonce);
@@ -133,4 +136,93 @@ fn what_runs_on_an_engine_that_is_killed_is_tried_again_and_it_takes_work_when_i
     let now = attempts(&built.succeeded().plan(), &context.nonce);
     assert!(now.iter().all(|(agent, _)| *agent == first), "{now:?}");
     unharmed(&farm, &context, &image, &[&sleep]);
+}
+
+/// Runs a command to its end, and gives what it says.
+fn said(mut command: Command) -> String {
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Takes the snapshot away in which a step wrote this file: the engine has a record of the result still.
+fn break_result(engine: &Engine, file: &str, text: &str) {
+    let snapshots = |words: &[&str]| {
+        let words = [&["snapshots", "--snapshotter", "overlayfs"], words].concat();
+        let command = engine.containerd(&words).expect("it has containerd");
+        said(command.expect("a Docker Engine"))
+    };
+    let all = snapshots(&["ls"]);
+    let kinds = all.lines().map(|line| line.split_whitespace());
+    let active = kinds.filter(|words| words.clone().last() == Some("Active"));
+    let mut keys = active.filter_map(|mut words| words.next());
+    let has_it = |key: &&str| {
+        let mount = snapshots(&["mounts", "/nowhere", key]);
+        let mut options = mount.split([',', ' ', '\n']);
+        let upper = options.find_map(|option| option.strip_prefix("upperdir="));
+        let found = upper.and_then(|folder| fs::read_to_string(format!("{folder}/{file}")).ok());
+        found.is_some_and(|found| found.trim() == text)
+    };
+    let key = keys
+        .find(has_it)
+        .unwrap_or_else(|| panic!("{file} is in none of {all}"));
+    snapshots(&["rm", key]);
+}
+
+#[test]
+fn a_result_that_its_engine_has_broken_is_made_again_elsewhere() {
+    let mut farm = farm_with("amd64,amd64", &["--lease", "30s"], &[]);
+    let beneath = engine(&mut farm, "amd64-1").containerd(&[]);
+    if beneath.expect("its command").is_none() {
+        eprintln!("a buildkitd keeps its snapshots to itself: nothing is broken");
+        return;
+    }
+    let cable = Cable::to(farm.agent_address());
+    let stopped = agent::stop(&farm, "amd64-1", Signal::SIGTERM);
+    let other = agent::stop(&farm, "amd64-2", Signal::SIGTERM);
+    let _started = stopped.by_way_of(cable.address()).start(&farm);
+    // Both platforms are native to the one agent that is there, so what they share is not exported.
+    let context = Context::new(
+        "FROM --platform=$BUILDPLATFORM busybox AS shared\n\
+         RUN : shared-$NONCE; echo $NONCE > /mark; cat /proc/sys/kernel/random/uuid > /x\n\
+         FROM --platform=$BUILDPLATFORM busybox AS last\nCOPY large /large\nARG TARGETARCH\n\
+         COPY --from=shared /x /x\nRUN : last-$NONCE-$TARGETARCH; wc -c < /large\n\
+         FROM scratch\nCOPY --from=last /x /x\n",
+    );
+    let context = context.zeros("large", UPLOAD);
+    let image = Repository::of(farm.registry(), &context.nonce);
+    let buildx = Buildx::of(&farm);
+    let build = buildx
+        .build(&context)
+        .platforms(&["linux/amd64", "linux/386"])
+        .push(&image.tag("1"));
+    let shared = format!("shared-{}", context.nonce);
+    // What takes it is in the middle of an upload.
+    cable.keep_after(STUCK_AFTER);
+    let (built, _other) = build.start_with(|running| {
+        cable.wait_stuck();
+        eventually("it is held", || {
+            let now = attempts(&plan(&farm, &context.nonce), &shared);
+            (now == [("amd64-1".to_owned(), "succeeded".to_owned())]).then_some(())
+        });
+        break_result(engine(&mut farm, "amd64-1"), "mark", &context.nonce);
+        let other = other.start(&farm);
+        // That costs what takes it an attempt, and so it goes to the other agent.
+        cable.pull();
+        eventually("the farm knows", || {
+            (agent::state(&farm, "amd64-1") == "away").then_some(())
+        });
+        cable.plug_in();
+        running.wait_for(|line| line.contains(&shared) && line.ends_with("is tried again"));
+        other
+    });
+    let plan = built.succeeded().plan();
+    let [failed, succeeded] = [("amd64-1", "failed"), ("amd64-2", "succeeded")]
+        .map(|(agent, state)| (agent.to_owned(), state.to_owned()));
+    assert_eq!(attempts(&plan, &shared), [failed, succeeded], "{plan:#?}");
+    let published = image.published("1");
+    let [one, other] =
+        ["linux/amd64", "linux/386"].map(|platform| published.image(platform).file("/x"));
+    assert_eq!(one, other, "one artifact for both");
+    unharmed(&farm, &context, &image, &[]);
 }
