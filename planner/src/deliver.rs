@@ -37,6 +37,7 @@ impl Plan {
             platforms: BTreeSet::new(),
             placed_with: self.largest_home(&inputs),
             together: None,
+            meets: BTreeSet::new(),
             users: self.targets.iter().map(|target| target.id).collect(),
             depth: depths.max().map_or(0, |depth| depth + 1),
             ops: Vec::new(),
@@ -83,7 +84,7 @@ impl Plan {
             (target.stage, target.platform.clone())
         };
         let is_it = |edge: &&CutEdge| {
-            let whole = edge.narrowing == Narrowing::Whole;
+            let whole = edge.is_whole();
             whole && (edge.producer, edge.op, edge.output) == (producer, op, output)
         };
         if let Some(edge) = self.edges.iter().find(is_it) {

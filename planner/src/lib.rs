@@ -19,6 +19,7 @@ mod identity;
 mod levels;
 mod locals;
 mod marks;
+mod meets;
 mod naming;
 mod narrow;
 mod op;

@@ -265,6 +265,8 @@ pub struct Stage {
     /// Stages of the same home with the same value here must run on one agent: they share a cache mount, and people pass data that way.
     /// The value is the first of them. `None`: this stage shares none.
     pub together: Option<StageId>,
+    /// Stages of the same home whose whole root a later stage of that home takes as it takes this one's: on one agent none has to travel.
+    pub meets: BTreeSet<StageId>,
     /// The targets that need it.
     pub users: BTreeSet<TargetId>,
     /// How many changes of home or users lie on the longest path to it.
@@ -345,6 +347,13 @@ pub struct CutEdge {
     pub platform: Platform,
     /// What of it its consumers need.
     pub narrowing: Narrowing,
+}
+
+impl CutEdge {
+    /// Whether its consumers need the whole root, with all the layers of its base image.
+    pub fn is_whole(&self) -> bool {
+        self.narrowing == Narrowing::Whole
+    }
 }
 
 /// How much of an output its consumers need.

@@ -17,7 +17,7 @@ use crate::{
     id::sha256_parts,
     identity,
     levels::{Levels, runs_on},
-    naming,
+    meets, naming,
     narrow::{self, Cut, Part},
     op::{Op, OpKind},
     plan::Taken,
@@ -131,6 +131,7 @@ pub(crate) fn split(
         }
     }
     together::settle(&mut stages);
+    meets::settle(&mut stages, &edges);
     Ok(Plan {
         graph,
         stages,
@@ -283,6 +284,7 @@ fn stage(
         platforms: BTreeSet::new(),
         placed_with,
         together: None,
+        meets: BTreeSet::new(),
         users,
         depth: group.depth,
         inputs: Vec::new(),

@@ -90,6 +90,52 @@ fn a_target_without_commands_goes_where_its_base_is_or_else_to_its_feeder() {
 }
 
 #[test]
+fn stages_of_one_home_meet_where_a_later_one_takes_the_whole_roots_of_both() {
+    let amd64 = image("linux/amd64");
+    let arm64 = image("linux/arm64");
+    let shared = exec("shared", &[(&amd64, 0)], "linux/amd64");
+    // Each platform compiles on the build platform, and copies that onto a root of its own.
+    let image_of = |base: &Made, platform: &str| {
+        let compiled = exec(
+            &format!("compile {platform}"),
+            &[(&shared, 0)],
+            "linux/amd64",
+        );
+        let installed = exec(&format!("install {platform}"), &[(base, 0)], platform);
+        let copied = copy("/out", &[(&installed, 0), (&compiled, 0)]);
+        [compiled, installed, copied]
+    };
+    let one = image_of(&amd64, "linux/amd64");
+    let other = image_of(&arm64, "linux/arm64");
+    let base = [&amd64, &arm64, &shared];
+    let made: Vec<&Made> = base.into_iter().chain(&one).chain(&other).collect();
+    let plan = plan_of(&[
+        ("linux/amd64", &made, &one[2]),
+        ("linux/arm64", &made, &other[2]),
+    ]);
+    let met: Vec<(&str, Vec<u32>)> = plan
+        .stages()
+        .iter()
+        .map(|stage| {
+            (
+                stage.name.as_str(),
+                stage.meets.iter().map(|other| other.0).collect(),
+            )
+        })
+        .collect();
+    // The copy onto the base of the build platform's own image has both roots; the other platform's takes the copied files only.
+    let expected = [
+        ("shared", vec![1]),
+        ("install linux/amd64", vec![0]),
+        ("install linux/arm64", vec![]),
+        ("compile linux/amd64, copy /out /", vec![]),
+        ("compile linux/arm64", vec![]),
+        ("copy /out /", vec![]),
+    ];
+    assert_eq!(met, expected);
+}
+
+#[test]
 fn a_stage_says_what_its_agent_must_be_able_to_do() {
     let base = image("linux/amd64");
     let context = source("local://context", &[("local.session", "s1")], None);

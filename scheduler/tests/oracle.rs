@@ -141,6 +141,7 @@ fn any_case() -> impl Strategy<Value = (FleetView, Vec<ReadyStage>)> {
             Input {
                 edge: EdgeId(edge),
                 held_on: input.holder.as_ref().map(of),
+                whole: false,
                 supply: match coming {
                     true => Supply::Coming(StageId(100 + edge)),
                     false => Supply::There,
@@ -399,6 +400,7 @@ proptest! {
             commands: Vec::new(),
             together: None,
             pinned: None,
+            meets: BTreeMap::new(),
             failed_on: BTreeMap::new(),
             not_before: Timestamp(0),
             ..stage

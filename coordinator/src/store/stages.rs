@@ -199,17 +199,18 @@ async fn insert_stages(
                 "requirements": stage.requirements,
                 "together": stage.together.map(|stage| int(stage.0)),
                 "placed_with": stage.placed_with.map(|stage| int(stage.0)),
+                "meets": stage.meets.iter().map(|stage| int(stage.0)).collect::<Vec<_>>(),
             })
         })
         .collect();
     sqlx::query!(
         "INSERT INTO stages (build, number, digest, kind, name, home, platforms, users, identities, cache_mounts,
-                             requirements, together, placed_with, state)
+                             requirements, together, placed_with, meets, state)
          SELECT $1, r.number, r.digest, r.kind, r.name, r.home, r.platforms, r.users, r.identities, r.cache_mounts,
-                r.requirements, r.together, r.placed_with, 'waiting'
+                r.requirements, r.together, r.placed_with, r.meets, 'waiting'
          FROM jsonb_to_recordset($2) AS r (
              number int, digest text, kind text, name text, home text, platforms text[], users text[],
-             identities text[], cache_mounts text[], requirements jsonb, together int, placed_with int)",
+             identities text[], cache_mounts text[], requirements jsonb, together int, placed_with int, meets int[])",
         build.0,
         serde_json::Value::Array(rows),
     )
@@ -231,6 +232,7 @@ async fn insert_outputs(
             "name": edge.name,
             "platform": edge.platform.to_string(),
             "consumers": edge.consumers.iter().map(|stage| int(stage.0)).collect::<Vec<_>>(),
+            "whole": edge.is_whole(),
         })
     });
     let targets = plan.targets.iter().map(|target| {
@@ -241,6 +243,7 @@ async fn insert_outputs(
             "name": target.name,
             "platform": target.platform.to_string(),
             "consumers": [],
+            "whole": true,
         })
     });
     let delivery = plan.delivery.map(|stage| {
@@ -251,13 +254,14 @@ async fn insert_outputs(
             "name": stage.name,
             "platform": "",
             "consumers": [],
+            "whole": true,
         })
     });
     sqlx::query!(
-        "INSERT INTO outputs (build, kind, number, stage, name, platform, consumers)
-         SELECT $1, r.kind, r.number, r.stage, r.name, r.platform, r.consumers
+        "INSERT INTO outputs (build, kind, number, stage, name, platform, consumers, whole)
+         SELECT $1, r.kind, r.number, r.stage, r.name, r.platform, r.consumers, r.whole
          FROM jsonb_to_recordset($2) AS r (
-             kind text, number int, stage int, name text, platform text, consumers int[])",
+             kind text, number int, stage int, name text, platform text, consumers int[], whole boolean)",
         build.0,
         serde_json::Value::Array(edges.chain(targets).chain(delivery).collect()),
     )

@@ -382,6 +382,7 @@ fn stage(number: u32, on: &str) -> Stage {
         platforms: BTreeSet::from([platform]),
         placed_with: None,
         together: None,
+        meets: BTreeSet::new(),
         users: BTreeSet::new(),
         depth: 0,
         ops: Vec::new(),

@@ -7,7 +7,7 @@ use croft_coordinator::store::{AttemptDone, Disk, Heartbeat};
 use croft_planner::{CacheIdentity, EdgeId, StageId};
 use croft_scheduler::fleet::{Duty, Health, Presence};
 use croft_scheduler::place::{Decision, ExportedInput, Input, Policy};
-use croft_scheduler::{AgentId, Project, place};
+use croft_scheduler::{AgentId, FailureKind, Project, place};
 
 use crate::support::*;
 
@@ -88,6 +88,7 @@ async fn a_ready_stage_is_seen_with_its_inputs_and_where_they_are() {
         [Input {
             edge: EdgeId(0),
             held_on: Some(amd64.id),
+            whole: true,
             supply: croft_scheduler::place::Supply::There,
             exported: None
         }]
@@ -121,6 +122,7 @@ async fn a_ready_stage_is_seen_with_its_inputs_and_where_they_are() {
         [Input {
             edge: EdgeId(0),
             held_on: Some(amd64.id),
+            whole: true,
             supply: croft_scheduler::place::Supply::There,
             exported: Some(exported)
         }]
@@ -302,6 +304,35 @@ async fn a_stage_is_pinned_to_the_agent_of_its_group_or_of_its_feeder() {
             (key(fed, 1), Some(first.id))
         ]
     );
+}
+
+#[tokio::test]
+async fn a_stage_knows_where_those_are_whose_roots_meet_its_own() {
+    let db = Db::new().await;
+    let (first, second) = (
+        db.agent("amd64-1", "linux/amd64").await,
+        db.agent("amd64-2", "linux/amd64").await,
+    );
+    let alone: [(&str, &[u32]); 3] = [("linux/amd64", &[]); 3];
+    let meets = |stage: &mut croft_planner::Stage| stage.meets = [StageId(1), StageId(2)].into();
+    let build = db.planned(&shape(&alone).with(0, meets)).await;
+    let met = async || {
+        let ready = db.store.snapshot(10).await.unwrap().ready;
+        let own = ready.into_iter().find(|one| one.key == key(build, 0));
+        own.unwrap().meets.into_values().collect::<Vec<_>>()
+    };
+    assert_eq!(met().await, [None, None]);
+    let failed = db.offer(build, 1, &first, &[]).await;
+    assert_eq!(met().await, [Some(first.id), None]);
+    let farm = failure(FailureKind::Farm);
+    db.store
+        .attempt_fail(first.id, failed, &farm, &at_once())
+        .await
+        .unwrap();
+    assert_eq!(met().await, [None, None]);
+    db.run(build, 1, &second, &[], &[target(1)]).await;
+    db.offer(build, 2, &first, &[]).await;
+    assert_eq!(met().await, [Some(second.id), Some(first.id)]);
 }
 
 #[tokio::test]

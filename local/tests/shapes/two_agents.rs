@@ -147,6 +147,41 @@ fn cross_stages_use_both_agents_and_what_they_share_travels_once() {
     }
 }
 
+const ONTO_A_BASE: &str = "\
+FROM --platform=$BUILDPLATFORM busybox AS builder
+RUN : slow-$NONCE && sleep 1
+ARG TARGETARCH
+RUN : cross-$NONCE && echo $TARGETARCH > /target
+FROM busybox
+RUN : final-$NONCE && uname -m > /machine
+COPY --from=builder /target /
+";
+
+#[test]
+fn a_builders_root_and_the_base_that_its_files_go_onto_are_made_on_one_agent() {
+    let farm = farm_of("amd64,amd64,arm64", &["--slots", "2"]);
+    let buildx = Buildx::of(&farm);
+    let context = Context::new(ONTO_A_BASE);
+    let platforms = ["linux/amd64", "linux/arm64"];
+    let built = buildx.build(&context).platforms(&platforms).run();
+    let plan = built.succeeded().plan();
+    let there = plan.of_kind("shared")[0].agent().to_owned();
+    for step in ["cross", "final"] {
+        let runs = runs(&farm, &format!("{step}-{}", context.nonce));
+        let elsewhere = runs.iter().filter(|(agent, _)| agent.starts_with("amd64-"));
+        let elsewhere: Vec<_> = elsewhere.filter(|(agent, _)| *agent != there).collect();
+        assert!(elsewhere.is_empty(), "{elsewhere:?}: {plan:#?}");
+    }
+    let kinds = |number| {
+        let mut stages = plan.stages.iter();
+        let stage = stages.find(|stage| stage.number == number);
+        stage.expect("a stage").kind.clone()
+    };
+    let travelled = plan.transfers.iter().map(|one| kinds(one.from_stage));
+    let travelled: Vec<_> = travelled.collect();
+    assert_eq!(travelled, ["cross"], "the copied file: {plan:#?}");
+}
+
 /// Where the farm's results are.
 fn stage_repository(farm: &Farm) -> Repository {
     let names = crate::support::registry::repositories(farm.stage());

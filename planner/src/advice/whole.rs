@@ -7,7 +7,7 @@ use bollard_buildkit_proto::pb;
 use super::steps::{Place, Steps};
 use super::{Advice, AdviceKind, at};
 use crate::{
-    EdgeId, Narrowing, OpId, StageId,
+    EdgeId, OpId, StageId,
     narrow::{self, Name, Need, is_pattern, parent},
 };
 
@@ -31,7 +31,7 @@ pub(super) fn advice(steps: &Steps<'_>) -> Vec<Advice> {
             cut.consumers.contains(stage)
                 && steps.plan.likely_home(*stage) != steps.plan.likely_home(cut.producer)
         };
-        if cut.narrowing != Narrowing::Whole {
+        if !cut.is_whole() {
             continue;
         }
         let stages: BTreeSet<StageId> = steps.stages_with(taker).filter(travels).collect();

@@ -97,6 +97,9 @@ impl<'a> Books<'a> {
                 false => *self.ready_since.entry(id).or_insert(self.now),
             };
             stage.pinned = self.pinned(id);
+            for (other, placed) in &mut stage.meets {
+                *placed = self.put.get(other).map(|put| put.agent);
+            }
             ready.push(stage);
         }
         ready
@@ -123,6 +126,7 @@ impl<'a> Books<'a> {
             inputs.push(Input {
                 edge,
                 held_on: Some(maker.agent),
+                whole: cut.is_whole(),
                 supply: match is_there {
                     true => Supply::There,
                     false => Supply::Coming(producer),

@@ -96,6 +96,7 @@ impl Prospect<'_> {
             cache_mounts: stage.cache_mounts.clone(),
             together: stage.together,
             pinned: None,
+            meets: stage.meets.iter().map(|other| (*other, None)).collect(),
             inputs: Vec::new(),
             failed_on: BTreeMap::new(),
         }

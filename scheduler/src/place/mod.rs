@@ -80,6 +80,8 @@ struct Round<'a> {
     fleet: &'a FleetView,
     by_id: BTreeMap<AgentId, &'a AgentView>,
     desks: Vec<Desk<'a>>,
+    /// Where those of this round's stages went that meet others later.
+    met: BTreeMap<StageKey, AgentId>,
     /// Where the groups of this round's stages went.
     groups: BTreeMap<(BuildId, StageId), AgentId>,
     /// Where the commands of this round's stages went first, and for which build.
@@ -100,6 +102,7 @@ impl<'a> Round<'a> {
             fleet,
             by_id,
             desks,
+            met: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
             policy,
@@ -189,6 +192,9 @@ impl<'a> Round<'a> {
 
     /// Notes where a stage goes, for those that belong with it.
     fn note(&mut self, stage: &'a ReadyStage, agent: AgentId) {
+        if !stage.meets.is_empty() {
+            self.met.insert(stage.key, agent);
+        }
         if let Some(group) = stage.together {
             self.groups.insert((stage.key.build, group), agent);
         }
@@ -201,13 +207,24 @@ impl<'a> Round<'a> {
     /// The agents that could take the stage, full ones too, and why each of the others can't.
     fn candidates(&self, stage: &ReadyStage) -> (Vec<Candidate>, Vec<(String, Unfit)>) {
         let (mut fit, mut unfit) = (Vec::new(), Vec::new());
+        let meets = self.meets(stage);
         for (place, desk) in self.desks.iter().enumerate() {
-            match desk.candidate(place, stage, &self.by_id, self.policy, self.now) {
+            match desk.candidate(place, stage, &meets, &self.by_id, self.policy, self.now) {
                 Ok(candidate) => fit.push(candidate),
                 Err(why) => unfit.push((desk.agent.name.clone(), why)),
             }
         }
         (fit, unfit)
+    }
+
+    /// The agents of the stages that it meets later, as far as those were placed: what this round decided is newer than the snapshot.
+    fn meets(&self, stage: &ReadyStage) -> Vec<AgentId> {
+        let build = stage.key.build;
+        let of_round = |stage| self.met.get(&StageKey { build, stage }).copied();
+        let places = stage.meets.iter();
+        places
+            .filter_map(|(other, placed)| of_round(*other).or(*placed))
+            .collect()
     }
 
     /// Where the stage belongs, unless the farm failed at it there: a build that goes on without its cache mounts is better than one that

@@ -13,6 +13,8 @@ pub struct Policy {
     pub bytes_per_second: u64,
     /// What exporting and taking one result takes at least.
     pub transfer: Duration,
+    /// What a whole root is taken to hold, in compressed bytes.
+    pub whole_root: u64,
     /// An agent with fewer bytes free than that takes no work.
     pub least_disk: u64,
 }
@@ -24,6 +26,7 @@ impl Default for Policy {
             empty_mount: Duration::from_secs(5),
             bytes_per_second: 64 << 20,
             transfer: Duration::from_millis(200),
+            whole_root: 256 << 20,
             least_disk: 1 << 30,
         }
     }

@@ -44,6 +44,8 @@ pub enum Why {
     },
     /// More of the stage's inputs are there.
     Inputs,
+    /// What a later stage takes with its result is there.
+    Meets,
     /// It makes what the stage takes just now: its engine starts what it can, and has the rest wait.
     Ahead,
     /// It was free, and the agent that suits best was not.
@@ -79,6 +81,7 @@ impl fmt::Display for Reason {
                 )
             }
             Why::Inputs => f.write_str("holds its inputs"),
+            Why::Meets => f.write_str("what a later stage takes with it is there"),
             Why::Ahead => f.write_str("is making its inputs"),
             Why::Spilled { busy } => write!(f, "free, while {busy} is busy"),
             Why::LessBusy { than } => write!(f, "less busy than {than}"),
@@ -324,6 +327,8 @@ fn why_better(stage: &ReadyStage, best: &Candidate, next: &Candidate, next_name:
                 of: stage.commands.len(),
                 saves: cache,
             }
+        } else if inputs >= queue && stage.inputs.is_empty() {
+            Why::Meets
         } else if inputs >= queue {
             Why::Inputs
         } else {

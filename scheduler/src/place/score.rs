@@ -44,7 +44,7 @@ pub struct Cost {
     pub wait: Duration,
     /// Commands that run because their results aren't in the engine's cache, and cache mounts that are filled again.
     pub rebuild: Duration,
-    /// Inputs that come from elsewhere.
+    /// Inputs that come from elsewhere, and roots that a later stage will have to get from elsewhere.
     pub transfer: Duration,
     /// What running beside others takes longer.
     pub contention: Duration,
@@ -161,13 +161,15 @@ impl<'a> Desk<'a> {
         self.agent.mounts.contains(mount) || self.mounts.contains(mount)
     }
 
-    /// What the stage would cost here.
-    fn cost(&self, stage: &ReadyStage, policy: &Policy, now: Timestamp) -> Cost {
+    /// What the stage would cost here. `meets` are the agents of those that it meets later.
+    fn cost(&self, stage: &ReadyStage, meets: &[AgentId], policy: &Policy, now: Timestamp) -> Cost {
         let rebuild = self.rebuild(stage, policy);
         let inputs = stage.inputs.iter();
         let transfer: Duration = inputs
             .map(|input| transfer(input, self.agent.id, policy))
             .sum();
+        let elsewhere = meets.iter().filter(|agent| **agent != self.agent.id);
+        let later: Duration = elsewhere.map(|_| export(true, policy)).sum();
         let wait = match self.next_slot() {
             Some(slot) if !self.has_free_slot() && stage.makers_on(self.agent.id) == 0 => {
                 (now.since(stage.ready_since) + self.slots_free_in[slot]).clamp(SOON, LONGEST)
@@ -180,7 +182,7 @@ impl<'a> Desk<'a> {
         Cost {
             wait,
             rebuild,
-            transfer: transfer.min(LONGEST),
+            transfer: (transfer + later).min(LONGEST),
             contention: rebuild * beside / slots,
         }
     }
@@ -208,13 +210,14 @@ impl<'a> Desk<'a> {
         &self,
         desk: usize,
         stage: &ReadyStage,
+        meets: &[AgentId],
         fleet: &BTreeMap<AgentId, &AgentView>,
         policy: &Policy,
         now: Timestamp,
     ) -> Result<Candidate, Unfit> {
         let agent = self.agent;
         let nativeness = fit(agent, stage, fleet, policy)?;
-        let cost = self.cost(stage, policy, now);
+        let cost = self.cost(stage, meets, policy, now);
         let score = Score {
             nativeness,
             failures: stage.failed_on.get(&agent.id).copied().unwrap_or(0),
@@ -238,21 +241,26 @@ impl<'a> Desk<'a> {
     }
 }
 
+/// How long so many bytes travel.
+fn travel(bytes: u64, policy: &Policy) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / policy.bytes_per_second.max(1))
+}
+
 /// What bringing an input to an agent takes.
 fn transfer(input: &super::Input, to: AgentId, policy: &Policy) -> Duration {
     if input.is_on(to) {
         return Duration::ZERO;
     }
     match &input.exported {
-        Some(exported) => {
-            policy.transfer
-                + Duration::from_millis(
-                    exported.bytes.saturating_mul(1000) / policy.bytes_per_second.max(1),
-                )
-        }
-        // It must be exported first.
-        None => policy.transfer * 2,
+        Some(exported) => policy.transfer + travel(exported.bytes, policy),
+        None => export(input.whole, policy),
     }
+}
+
+/// What exporting a result that nobody has measured and taking it elsewhere takes.
+fn export(whole: bool, policy: &Policy) -> Duration {
+    let bytes = if whole { policy.whole_root } else { 0 };
+    policy.transfer * 2 + travel(bytes, policy)
 }
 
 /// The inputs of a stage that must be exported before an agent can take it: those that another agent just holds.

@@ -42,6 +42,9 @@ pub struct ReadyStage {
     /// take it, and waits for a slot there. If it can't any more (it is away or draining, or the farm failed at this stage there), the
     /// stage goes elsewhere: what is still to be placed of a group moves on together, and finds its cache mounts as after a prune.
     pub pinned: Option<AgentId>,
+    /// The stages whose whole roots meet its own in a later stage, and the agent where each of them was placed, if it was: elsewhere one of
+    /// the two would have to travel.
+    pub meets: BTreeMap<StageId, Option<AgentId>>,
     /// The results that it takes.
     pub inputs: Vec<Input>,
     /// How often the farm failed at it, by agent.
@@ -64,6 +67,8 @@ pub struct Input {
     pub edge: EdgeId,
     /// The agent whose keeper has it, or will have it, if one does.
     pub held_on: Option<AgentId>,
+    /// Whether it is a whole root, and not just some files.
+    pub whole: bool,
     /// Whether it is there.
     pub supply: Supply,
     /// The image that it was exported as, if it was.

@@ -41,6 +41,70 @@ fn results_that_are_only_held_spread_too_once_they_are_exported() {
 }
 
 #[test]
+fn a_whole_root_that_only_its_agent_has_is_moved_for_long_commands_only() {
+    let stages = |takes| {
+        let of = move |number| ReadyStage {
+            inputs: vec![root(7, 1)],
+            commands: vec![command(&format!("compile {number}"), takes)],
+            ..stage(1, number, "linux/amd64")
+        };
+        vec![of(1), of(2)]
+    };
+    check(
+        &farm(),
+        &stages(None),
+        &[
+            "1 -> amd64-1: holds its inputs",
+            "2 -> amd64-1: holds its inputs",
+        ],
+    );
+    check(
+        &farm(),
+        &stages(Some(seconds(60))),
+        &[
+            "1 -> amd64-1: holds its inputs",
+            "2 -> amd64-2 after export of 7: less busy than amd64-1",
+        ],
+    );
+}
+
+#[test]
+fn stages_whose_roots_meet_later_go_to_one_agent_unless_their_commands_are_long() {
+    let pair = |takes| {
+        let of = move |number, other| ReadyStage {
+            meets: [(StageId(other), None)].into(),
+            commands: vec![command(&format!("install {number}"), takes)],
+            ..stage(1, number, "linux/amd64")
+        };
+        vec![of(1, 2), of(2, 1)]
+    };
+    check(
+        &farm(),
+        &pair(None),
+        &[
+            "1 -> amd64-1: first of equals",
+            "2 -> amd64-1: what a later stage takes with it is there",
+        ],
+    );
+    check(
+        &farm(),
+        &pair(Some(seconds(60))),
+        &[
+            "1 -> amd64-1: first of equals",
+            "2 -> amd64-2: less busy than amd64-1",
+        ],
+    );
+    // One that was placed before, and one of which nobody knows.
+    let mut later = stage(1, 2, "linux/amd64");
+    later.meets = [(StageId(1), Some(agent_id(2))), (StageId(3), None)].into();
+    check(
+        &farm(),
+        &[later],
+        &["2 -> amd64-2: what a later stage takes with it is there"],
+    );
+}
+
+#[test]
 fn an_edited_rebuild_goes_back_to_the_agent_that_holds_its_cache() {
     let mut farm = farm();
     farm.agents[1].cache.insert(identity("deps"));

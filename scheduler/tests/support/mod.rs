@@ -128,6 +128,7 @@ pub fn stage(build: u128, number: u32, on: &str) -> ReadyStage {
         together: None,
         pinned: None,
         inputs: Vec::new(),
+        meets: BTreeMap::new(),
         failed_on: BTreeMap::new(),
     }
 }
@@ -143,8 +144,17 @@ pub fn held(edge: u32, on: u128) -> Input {
     Input {
         edge: EdgeId(edge),
         held_on: Some(agent_id(on)),
+        whole: false,
         supply: Supply::There,
         exported: None,
+    }
+}
+
+/// The whole root of a stage, which only its agent has.
+pub fn root(edge: u32, on: u128) -> Input {
+    Input {
+        whole: true,
+        ..held(edge, on)
     }
 }
 
@@ -164,6 +174,7 @@ pub fn exported(edge: u32, made_on: u128, bytes: u64) -> Input {
     Input {
         edge: EdgeId(edge),
         held_on: Some(agent_id(made_on)),
+        whole: false,
         supply: Supply::There,
         exported: Some(exported),
     }
