@@ -319,15 +319,16 @@ fn why_better(stage: &ReadyStage, best: &Candidate, next: &Candidate, next_name:
         let saved =
             |part: fn(&super::Cost) -> Duration| part(&next.cost).saturating_sub(part(&best.cost));
         let (cache, inputs) = (saved(|cost| cost.rebuild), saved(|cost| cost.transfer));
+        let meeting = saved(|cost| cost.meeting);
         let queue = saved(|cost| cost.wait + cost.contention);
         // A command that was cached is not run beside others either: contention alone must be the greatest to count.
-        return if cache >= inputs && cache * 2 >= queue && !cache.is_zero() {
+        return if cache >= inputs.max(meeting) && cache * 2 >= queue && !cache.is_zero() {
             Why::Cache {
                 holds: best.cached,
                 of: stage.commands.len(),
                 saves: cache,
             }
-        } else if inputs >= queue && stage.inputs.is_empty() {
+        } else if meeting > inputs && meeting >= queue {
             Why::Meets
         } else if inputs >= queue {
             Why::Inputs

@@ -44,8 +44,10 @@ pub struct Cost {
     pub wait: Duration,
     /// Commands that run because their results aren't in the engine's cache, and cache mounts that are filled again.
     pub rebuild: Duration,
-    /// Inputs that come from elsewhere, and roots that a later stage will have to get from elsewhere.
+    /// Inputs that come from elsewhere.
     pub transfer: Duration,
+    /// Roots that a later stage will have to get from elsewhere.
+    pub meeting: Duration,
     /// What running beside others takes longer.
     pub contention: Duration,
 }
@@ -53,7 +55,7 @@ pub struct Cost {
 impl Cost {
     /// All of it.
     pub fn total(&self) -> Duration {
-        self.wait + self.rebuild + self.transfer + self.contention
+        self.wait + self.rebuild + self.transfer + self.meeting + self.contention
     }
 }
 
@@ -169,7 +171,7 @@ impl<'a> Desk<'a> {
             .map(|input| transfer(input, self.agent.id, policy))
             .sum();
         let elsewhere = meets.iter().filter(|agent| **agent != self.agent.id);
-        let later: Duration = elsewhere.map(|_| export(true, policy)).sum();
+        let meeting: Duration = elsewhere.map(|_| export(true, policy)).sum();
         let wait = match self.next_slot() {
             Some(slot) if !self.has_free_slot() && stage.makers_on(self.agent.id) == 0 => {
                 (now.since(stage.ready_since) + self.slots_free_in[slot]).clamp(SOON, LONGEST)
@@ -182,7 +184,8 @@ impl<'a> Desk<'a> {
         Cost {
             wait,
             rebuild,
-            transfer: (transfer + later).min(LONGEST),
+            transfer: transfer.min(LONGEST),
+            meeting: meeting.min(LONGEST),
             contention: rebuild * beside / slots,
         }
     }
