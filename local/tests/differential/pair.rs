@@ -129,7 +129,10 @@ impl Pair {
         match (one.status.success(), two.status.success()) {
             (true, true) => {
                 let side = |repository| Side::of(repository, "latest", self.since);
-                told(&differences(&side(&farm), &side(&plain))).map(|()| Agreed::Published)
+                told(&differences(&side(&farm), &side(&plain)))
+                    // Where everything ran, and what was tried again.
+                    .map_err(|differences| format!("{differences}\n{}", one.report()))
+                    .map(|()| Agreed::Published)
             }
             (false, false) => self.failed_alike(&one, &two),
             _ => Err(format!(
