@@ -113,7 +113,7 @@ impl Engine {
 
     /// A command of `ctr` on the containerd beneath a Docker Engine, to break what the engine relies on. `None` if it is a `buildkitd`.
     pub fn containerd(&self, words: &[&str]) -> Result<Option<Command>> {
-        if !self.address.starts_with("docker+") {
+        if !self.is_docker() {
             return Ok(None);
         }
         let mut command = Command::new("ctr");
@@ -261,9 +261,13 @@ impl Engine {
         Ok(engine)
     }
 
+    fn is_docker(&self) -> bool {
+        self.address.starts_with("docker+")
+    }
+
     fn wait_ready(&mut self) -> Result<()> {
         let socket = self.socket().to_owned();
-        let docker = self.address.starts_with("docker+");
+        let docker = self.is_docker();
         self.part.wait_ready(READY_WITHIN, || {
             if !docker {
                 let stream = UnixStream::connect(&socket);

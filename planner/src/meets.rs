@@ -8,13 +8,15 @@ use crate::{CutEdge, Stage, StageId};
 /// Says of each stage which others it meets.
 pub(crate) fn settle(stages: &mut [Stage], edges: &[CutEdge]) {
     for taker in 0..stages.len() {
-        let home = &stages[taker].home;
+        let Some(home) = &stages[taker].home else {
+            continue;
+        };
         let inputs = stages[taker].inputs.iter();
         let inputs = inputs.map(|edge| &edges[edge.index()]);
         let roots: BTreeSet<StageId> = inputs
             .filter(|edge| edge.is_whole())
             .map(|edge| edge.producer)
-            .filter(|producer| home.is_some() && stages[producer.index()].home == *home)
+            .filter(|producer| stages[producer.index()].home.as_ref() == Some(home))
             .collect();
         for one in &roots {
             let others = roots.iter().filter(|other| *other != one);

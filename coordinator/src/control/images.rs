@@ -43,7 +43,7 @@ struct Image {
     lost: u32,
     /// How often it could not be handed over.
     failed_exports: u32,
-    /// How often in a row that was the engine's fault that holds it.
+    /// How often that was the fault of the engine that holds it.
     refusals: u32,
 }
 
@@ -119,9 +119,7 @@ impl Build {
         let (budget, count, at_last) = match failure.kind {
             // A path that is to be copied isn't there.
             Kind::Build => return Handover::Failed,
-            Kind::Farm if failure.is_of_engine() => {
-                (&REFUSALS, &mut image.refusals, Handover::Refuted)
-            }
+            _ if failure.is_of_engine() => (&REFUSALS, &mut image.refusals, Handover::Refuted),
             _ => (
                 &FarmBudget::REGISTRY,
                 &mut image.failed_exports,

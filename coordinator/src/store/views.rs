@@ -205,7 +205,13 @@ async fn ready_stages(
         r#"SELECT s.build, s.number, s.name, s.users, s.platforms, s.identities, s.cache_mounts, s.requirements,
                   s.together, CASE WHEN s.state = 'ready' THEN s.since ELSE now() END AS "since!", s.not_before,
                   s.waiting_for, s.unserved_since, b.project, b.priority, b.connection, b.created_at,
-                  COALESCE(pin.agent, alike.agent) AS "pinned?", s.meets, met.stages AS "met?", met.agents AS "met_on?"
+                  COALESCE(pin.agent, alike.agent) AS "pinned?", s.meets,
+                  ARRAY(SELECT (SELECT t.agent FROM attempts AS t
+                                JOIN stages AS m ON m.build = t.build AND m.number = t.stage AND m.state IN ('running', 'done')
+                                WHERE t.build = s.build AND t.stage = u.stage AND t.state IN ('offered', 'running', 'succeeded')
+                                ORDER BY t.token DESC
+                                LIMIT 1)
+                        FROM UNNEST(s.meets) WITH ORDINALITY AS u (stage, place) ORDER BY u.place) AS "met_on!: Vec<Option<Uuid>>"
            FROM stages AS s
            JOIN builds AS b ON b.id = s.build AND b.state = 'running'
            LEFT JOIN LATERAL (
@@ -226,12 +232,6 @@ async fn ready_stages(
                ORDER BY t.token
                LIMIT 1
            ) AS alike ON true
-           LEFT JOIN LATERAL (
-               SELECT array_agg(t.stage ORDER BY t.token) AS stages, array_agg(t.agent ORDER BY t.token) AS agents
-               FROM attempts AS t
-               JOIN stages AS m ON m.build = t.build AND m.number = t.stage AND m.state IN ('running', 'done')
-               WHERE t.build = s.build AND t.stage = ANY (s.meets) AND t.state IN ('offered', 'running', 'succeeded')
-           ) AS met ON true
            WHERE s.state = 'ready'
               OR s.state = 'waiting'
                  AND (SELECT bool_and(t.agent IS NOT NULL) AND count(DISTINCT t.agent) = 1 FROM outputs AS o
@@ -258,13 +258,8 @@ async fn ready_stages(
             identity: CacheIdentity::new(identity),
             cost: None,
         };
-        let meets = row.meets.iter().map(|stage| (StageId(uint(*stage)), None));
-        let mut meets: BTreeMap<_, _> = meets.collect();
-        // The last attempt at each.
-        let met = row.met.into_iter().flatten();
-        for (stage, agent) in met.zip(row.met_on.into_iter().flatten()) {
-            meets.insert(StageId(uint(stage)), Some(AgentId(agent)));
-        }
+        let meets = row.meets.into_iter().zip(row.met_on);
+        let meets = meets.map(|(stage, agent)| (StageId(uint(stage)), agent.map(AgentId)));
         let stage = ReadyStage {
             key,
             alike: ReadyStage::alike(&row.project, &row.name, &row.users),
@@ -280,7 +275,7 @@ async fn ready_stages(
             cache_mounts: row.cache_mounts.into_iter().collect(),
             together: row.together.map(|stage| StageId(uint(stage))),
             pinned: row.pinned.map(AgentId),
-            meets,
+            meets: meets.collect(),
             inputs: Vec::new(),
             failed_on: BTreeMap::new(),
         };

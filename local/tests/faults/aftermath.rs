@@ -61,6 +61,14 @@ pub fn unharmed(farm: &Farm, context: &Context, image: &Repository, waits: &[&dy
     assert_eq!(shape(&published), shape(&healthy), "not what it should be");
 }
 
+/// What the platforms amd64 and 386 of this image took from one stage is the same.
+pub fn one_for_both(image: &Repository) {
+    let published = image.published("1");
+    let [one, other] =
+        ["linux/amd64", "linux/386"].map(|platform| published.image(platform).file("/x"));
+    assert_eq!(one, other, "one artifact for both");
+}
+
 /// The build of this context is over: each command ran where it belongs, and nothing is left. Gives how it went.
 pub fn settled(farm: &Farm, context: &Context) -> Plan {
     nothing_left(farm, &context.nonce);

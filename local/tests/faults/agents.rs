@@ -6,7 +6,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::aftermath::{settled, unharmed};
+use crate::aftermath::{one_for_both, settled, unharmed};
 use crate::cable::Cable;
 use crate::sleep::Sleep;
 use crate::support::{
@@ -160,10 +160,7 @@ fn what_only_a_dead_agent_held_is_made_again_with_all_that_came_from_it() {
         let last = (last.agent.as_str(), last.state.as_str());
         assert_eq!(last, ("amd64-2", "succeeded"), "{plan:#?}");
     }
-    let published = image.published("1");
-    let [one, other] =
-        ["linux/amd64", "linux/386"].map(|platform| published.image(platform).file("/x"));
-    assert_eq!(one, other, "one artifact for both");
+    one_for_both(&image);
     unharmed(&farm, &context, &image, &[&sleep]);
 }
 
@@ -216,11 +213,7 @@ fn a_link_that_is_cut_for_less_than_a_lease_costs_nothing() {
     let (built, ()) = build.start_with(|_| {
         sleep.wait_for(1);
         let before = sleep.sleepers();
-        cable.pull();
-        eventually("the farm knows", || {
-            (agent::state(&farm, "amd64-1") == "away").then_some(())
-        });
-        cable.plug_in();
+        cable.interrupt(&farm, "amd64-1");
         eventually("it is back", || {
             (agent::state(&farm, "amd64-1") == "connected").then_some(())
         });
@@ -273,11 +266,7 @@ fn only_what_is_in_the_middle_of_an_upload_is_tried_again_when_its_agents_connec
         let runs = [("amd64-1".to_owned(), "running".to_owned())];
         assert_eq!(attempts(&now, &upload), runs);
         assert_eq!(attempts(&now, &beside), runs);
-        cable.pull();
-        eventually("the farm knows", || {
-            (agent::state(&farm, "amd64-1") == "away").then_some(())
-        });
-        cable.plug_in();
+        cable.interrupt(&farm, "amd64-1");
         running.wait_for(|line| line.contains("is tried again"));
         eventually("the upload is done at the second try", || {
             let now = attempts(&plan(&farm, &context.nonce), &upload);

@@ -7,7 +7,9 @@ use std::{
     thread,
 };
 
-use crate::support::process::eventually;
+use croft_local::Farm;
+
+use crate::support::{agent, process::eventually};
 
 /// Passes on everything that comes while it is plugged in.
 pub struct Cable {
@@ -99,6 +101,15 @@ impl Cable {
     /// Plugs it in again; what was kept passes.
     pub fn plug_in(&self) {
         self.set(How::In);
+    }
+
+    /// Pulls it until the farm knows that this agent is away, which is sooner than a lease ends, and plugs it in again.
+    pub fn interrupt(&self, farm: &Farm, agent: &str) {
+        self.pull();
+        eventually("the farm knows", || {
+            (agent::state(farm, agent) == "away").then_some(())
+        });
+        self.plug_in();
     }
 
     fn set(&self, how: How) {

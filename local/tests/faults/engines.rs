@@ -1,16 +1,19 @@
 //! Engines that hang or die under a live agent.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use croft_local::{Engine, Farm, FarmAgent};
 
 use nix::sys::signal::Signal;
 
-use crate::aftermath::unharmed;
+use crate::aftermath::{one_for_both, unharmed};
 use crate::agents::{Frozen, STUCK_AFTER, UPLOAD, attempts, back, named, plan};
 use crate::cable::Cable;
 use crate::sleep::Sleep;
-use crate::support::{Buildx, Context, Repository, agent, process::eventually};
+use crate::support::{
+    Buildx, Context, Repository, agent,
+    process::{self, eventually},
+};
 use crate::{farm_with, sleeping};
 
 /// The daemon that listens on an agent's engine's socket.
@@ -138,19 +141,13 @@ fn what_runs_on_an_engine_that_is_killed_is_tried_again_and_it_takes_work_when_i
     unharmed(&farm, &context, &image, &[&sleep]);
 }
 
-/// Runs a command to its end, and gives what it says.
-fn said(mut command: Command) -> String {
-    let output = command.output().expect("it starts");
-    assert!(output.status.success(), "{command:?}: {output:?}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
 /// Takes the snapshot away in which a step wrote this file: the engine has a record of the result still.
 fn break_result(engine: &Engine, file: &str, text: &str) {
     let snapshots = |words: &[&str]| {
         let words = [&["snapshots", "--snapshotter", "overlayfs"], words].concat();
         let command = engine.containerd(&words).expect("it has containerd");
-        said(command.expect("a Docker Engine"))
+        let ctr = process::run(command.expect("a Docker Engine"));
+        ctr.succeeded().stdout
     };
     let all = snapshots(&["ls"]);
     let kinds = all.lines().map(|line| line.split_whitespace());
@@ -208,11 +205,7 @@ fn a_result_that_its_engine_has_broken_is_made_again_elsewhere() {
         break_result(engine(&mut farm, "amd64-1"), "mark", &context.nonce);
         let other = other.start(&farm);
         // That costs what takes it an attempt, and so it goes to the other agent.
-        cable.pull();
-        eventually("the farm knows", || {
-            (agent::state(&farm, "amd64-1") == "away").then_some(())
-        });
-        cable.plug_in();
+        cable.interrupt(&farm, "amd64-1");
         running.wait_for(|line| line.contains(&shared) && line.ends_with("is tried again"));
         other
     });
@@ -220,9 +213,6 @@ fn a_result_that_its_engine_has_broken_is_made_again_elsewhere() {
     let [failed, succeeded] = [("amd64-1", "failed"), ("amd64-2", "succeeded")]
         .map(|(agent, state)| (agent.to_owned(), state.to_owned()));
     assert_eq!(attempts(&plan, &shared), [failed, succeeded], "{plan:#?}");
-    let published = image.published("1");
-    let [one, other] =
-        ["linux/amd64", "linux/386"].map(|platform| published.image(platform).file("/x"));
-    assert_eq!(one, other, "one artifact for both");
+    one_for_both(&image);
     unharmed(&farm, &context, &image, &[]);
 }

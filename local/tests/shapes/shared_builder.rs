@@ -73,10 +73,7 @@ fn random_of(images: &[Image]) -> String {
 
 /// An edge between two agents is a transfer, and there are no others.
 fn check_transfers(plan: &Plan) {
-    let agent = |number: u32| {
-        let stage = plan.stages.iter().find(|stage| stage.number == number);
-        stage.unwrap().agent()
-    };
+    let agent = |number: u32| plan.numbered(number).agent();
     let mut crossings: BTreeSet<(u32, u32)> = BTreeSet::new();
     for stage in &plan.stages {
         let elsewhere = stage

@@ -172,12 +172,8 @@ fn a_builders_root_and_the_base_that_its_files_go_onto_are_made_on_one_agent() {
         let elsewhere: Vec<_> = elsewhere.filter(|(agent, _)| *agent != there).collect();
         assert!(elsewhere.is_empty(), "{elsewhere:?}: {plan:#?}");
     }
-    let kinds = |number| {
-        let mut stages = plan.stages.iter();
-        let stage = stages.find(|stage| stage.number == number);
-        stage.expect("a stage").kind.clone()
-    };
-    let travelled = plan.transfers.iter().map(|one| kinds(one.from_stage));
+    let kind = |number| plan.numbered(number).kind.as_str();
+    let travelled = plan.transfers.iter().map(|one| kind(one.from_stage));
     let travelled: Vec<_> = travelled.collect();
     assert_eq!(travelled, ["cross"], "the copied file: {plan:#?}");
 }

@@ -70,6 +70,14 @@ impl Plan {
             .collect()
     }
 
+    /// The stage of this number.
+    #[track_caller]
+    pub fn numbered(&self, number: u32) -> &Stage {
+        let mut stages = self.stages.iter();
+        let found = stages.find(|stage| stage.number == number);
+        found.unwrap_or_else(|| panic!("no stage {number} in {self:#?}"))
+    }
+
     /// The only stage whose name has this text.
     #[track_caller]
     pub fn stage(&self, text: &str) -> &Stage {

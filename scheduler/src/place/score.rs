@@ -171,7 +171,7 @@ impl<'a> Desk<'a> {
             .map(|input| transfer(input, self.agent.id, policy))
             .sum();
         let elsewhere = meets.iter().filter(|agent| **agent != self.agent.id);
-        let meeting: Duration = elsewhere.map(|_| export(true, policy)).sum();
+        let meeting: Duration = elsewhere.map(|_| unmeasured(true, policy)).sum();
         let wait = match self.next_slot() {
             Some(slot) if !self.has_free_slot() && stage.makers_on(self.agent.id) == 0 => {
                 (now.since(stage.ready_since) + self.slots_free_in[slot]).clamp(SOON, LONGEST)
@@ -256,12 +256,12 @@ fn transfer(input: &super::Input, to: AgentId, policy: &Policy) -> Duration {
     }
     match &input.exported {
         Some(exported) => policy.transfer + travel(exported.bytes, policy),
-        None => export(input.whole, policy),
+        None => unmeasured(input.whole, policy),
     }
 }
 
 /// What exporting a result that nobody has measured and taking it elsewhere takes.
-fn export(whole: bool, policy: &Policy) -> Duration {
+fn unmeasured(whole: bool, policy: &Policy) -> Duration {
     let bytes = if whole { policy.whole_root } else { 0 };
     policy.transfer * 2 + travel(bytes, policy)
 }

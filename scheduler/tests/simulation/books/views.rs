@@ -96,6 +96,7 @@ impl Books {
             Input {
                 edge: EdgeId(edge as u32),
                 held_on,
+                // Some are dear to move, and some are not.
                 whole: edge % 2 == 0,
                 supply,
                 exported: output.image.as_ref().map(|_| ExportedInput {
