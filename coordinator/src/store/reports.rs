@@ -192,13 +192,14 @@ impl Store {
     ) -> Result<AttemptEnd, StoreError> {
         self.again(|| async {
         let mut tx = self.begin().await?;
+        // The output's row too: an export of it may end just now, which takes no lock of the build's.
         let made = sqlx::query!(
             "SELECT a.id, a.token, a.stage FROM builds AS b
              JOIN outputs AS o ON o.build = b.id
              JOIN attempts AS a ON a.id = o.attempt
              WHERE b.id = $1 AND b.state = 'running' AND o.kind = 'edge' AND o.number = $2
                AND o.state = 'held' AND o.agent = $3 AND a.state IN ('offered', 'running', 'succeeded')
-             FOR NO KEY UPDATE OF b, a",
+             FOR NO KEY UPDATE OF b, a, o",
             build.0,
             int(edge.0),
             holder.0,
