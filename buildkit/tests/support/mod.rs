@@ -121,7 +121,10 @@ pub async fn serve(
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
+        // To its end: its port is free when this returns, not some time after its connections are seen to be gone. On a thread of
+        // its own, as a runtime can't be waited for within another one.
+        let runtime = self.runtime.take();
+        std::thread::spawn(move || drop(runtime)).join().unwrap();
     }
 }
 
