@@ -75,6 +75,7 @@ prop_compose! {
 struct AnyInput {
     holder: Option<Index>,
     coming: bool,
+    whole: bool,
     exported: Option<(u64, Vec<Index>)>,
 }
 
@@ -82,6 +83,8 @@ struct AnyInput {
 struct AnyStage {
     stage: ReadyStage,
     inputs: Vec<AnyInput>,
+    /// Other stages by their numbers, and where they are, if they were placed already.
+    meets: Vec<(u32, Option<Index>)>,
     pinned: Option<Index>,
     failed_on: Vec<Index>,
 }
@@ -90,9 +93,10 @@ prop_compose! {
     fn any_input()(
         holder in option::weighted(0.8, any::<Index>()),
         coming in prop::bool::weighted(0.2),
+        whole in any::<bool>(),
         exported in option::of((0u64..1 << 30, vec(any::<Index>(), 0..2))),
     ) -> AnyInput {
-        AnyInput { holder, coming, exported }
+        AnyInput { holder, coming, whole, exported }
     }
 }
 
@@ -107,6 +111,7 @@ prop_compose! {
         (caps, entitlements, devices) in (seldom("cap"), seldom("net"), seldom("gpu")),
         together in option::weighted(0.2, 0u32..2),
         inputs in vec(any_input(), 0..3),
+        meets in vec((0u32..8, option::of(any::<Index>())), 0..3),
         pinned in option::weighted(0.1, any::<Index>()),
         failed_on in vec(any::<Index>(), 0..2),
     ) -> AnyStage {
@@ -122,7 +127,7 @@ prop_compose! {
         one.requirements = Requirements { entitlements, devices, caps };
         one.together = together.map(StageId);
         one.alike = "alike".to_owned();
-        AnyStage { stage: one, inputs, pinned, failed_on }
+        AnyStage { stage: one, inputs, meets, pinned, failed_on }
     }
 }
 
@@ -141,7 +146,7 @@ fn any_case() -> impl Strategy<Value = (FleetView, Vec<ReadyStage>)> {
             Input {
                 edge: EdgeId(edge),
                 held_on: input.holder.as_ref().map(of),
-                whole: false,
+                whole: input.whole,
                 supply: match coming {
                     true => Supply::Coming(StageId(100 + edge)),
                     false => Supply::There,
@@ -156,6 +161,10 @@ fn any_case() -> impl Strategy<Value = (FleetView, Vec<ReadyStage>)> {
             let mut stage = any.stage;
             stage.key.stage = StageId(number);
             stage.pinned = any.pinned.as_ref().map(of);
+            let meets = any.meets.iter().filter(|(other, _)| *other != number);
+            stage.meets = meets
+                .map(|(other, at)| (StageId(*other), at.as_ref().map(of)))
+                .collect();
             stage.failed_on = any.failed_on.iter().map(|index| (of(index), 1)).collect();
             stage.inputs = (0..).zip(&any.inputs).map(input).collect();
             stage
@@ -347,10 +356,10 @@ proptest! {
                             let equals = with_slot.iter().filter(|view| is_native(view, stage) == is_native(preferred, stage));
                             assert!(equals.clone().count() > 0 && equals.clone().all(|view| failed(view)));
                         }
-                        // Something must be saved: without caches, mounts and inputs an idle agent is never passed over.
+                        // Something must be saved: without caches, mounts, inputs and roots to meet an idle agent is never passed over.
                         Because::Saves(_) => {
                             assert!(!with_slot.is_empty());
-                            assert!(!stage.commands.is_empty() || !stage.inputs.is_empty());
+                            assert!(!stage.commands.is_empty() || !stage.inputs.is_empty() || !stage.meets.is_empty());
                         }
                     }
                 }

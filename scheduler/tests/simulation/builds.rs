@@ -93,10 +93,32 @@ pub fn any_build(rng: &mut Rng, number: u128, now: Timestamp) -> Build {
             unserved_since: None,
         });
     }
+    meet(&mut stages, &outputs);
     Build {
         state: BuildState::Running,
         stages,
         outputs,
         why: None,
     }
+}
+
+/// Says of each stage which others it meets, as the planner does: those whose whole roots a stage of their own platform takes as well.
+fn meet(stages: &mut [Stage], outputs: &[Output]) {
+    for taker in 0..stages.len() {
+        let inputs = stages[taker].inputs.iter();
+        let whole = inputs.filter(|edge| is_whole(**edge));
+        let producers = whole.map(|edge| outputs[*edge].stage);
+        let at_home = |at: &usize| stages[*at].ready.platforms == stages[taker].ready.platforms;
+        let roots: BTreeSet<usize> = producers.filter(at_home).collect();
+        for one in &roots {
+            let others = roots.iter().filter(|other| *other != one);
+            let others = others.map(|other| (StageId(*other as u32), None));
+            stages[*one].ready.meets.extend(others);
+        }
+    }
+}
+
+/// Whether an edge carries a whole root: some do, which are dear to move, and some don't.
+pub fn is_whole(edge: usize) -> bool {
+    edge.is_multiple_of(2)
 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use croft_planner::{EdgeId, StageId};
 use croft_scheduler::fleet::{FleetView, Load, StageKey, Start};
 use croft_scheduler::place::{ExportedInput, Input, ReadyStage, Supply};
-use croft_scheduler::{AgentId, BuildId, BuildState, FailureKind, StageState, Token};
+use croft_scheduler::{AgentId, AttemptState, BuildId, BuildState, FailureKind, StageState, Token};
 
+use super::super::builds::is_whole;
 use super::{Attempt, Books, Build, Stage};
 
 /// So many failures over the stage registry are the agent's: it may be the way there that is broken.
@@ -96,8 +97,7 @@ impl Books {
             Input {
                 edge: EdgeId(edge as u32),
                 held_on,
-                // Some are dear to move, and some are not.
-                whole: edge % 2 == 0,
+                whole: is_whole(edge),
                 supply,
                 exported: output.image.as_ref().map(|_| ExportedInput {
                     bytes: 1 << 20,
@@ -106,20 +106,32 @@ impl Books {
             }
         };
         let (mut failed_on, mut over_registry) = (BTreeMap::new(), BTreeMap::new());
-        let mut last_of_group: Option<(Token, AgentId)> = None;
+        // Where the last one of its group stands, and where each that it meets does.
+        let mut of_group: Option<(Token, AgentId)> = None;
+        let mut met: BTreeMap<StageId, (Token, AgentId)> = BTreeMap::new();
         for attempt in self.attempts.values().filter(|a| a.key.build == id) {
-            let other = attempt.key.stage.index();
+            let (other, here) = (attempt.key.stage, (attempt.token, attempt.agent));
             let counted = match attempt.failure {
                 Some(FailureKind::Farm) => Some(&mut failed_on),
                 Some(FailureKind::Registry) => Some(&mut over_registry),
                 Some(FailureKind::Build | FailureKind::HandedBack) | None => None,
             };
-            if let Some(counted) = counted.filter(|_| other == number) {
-                *counted.entry(attempt.agent).or_default() += 1;
+            if other.index() == number {
+                if let Some(counted) = counted {
+                    *counted.entry(attempt.agent).or_default() += 1;
+                }
+                continue;
             }
-            let group = build.stages[other].ready.together;
-            if group.is_some() && group == stage.ready.together {
-                last_of_group = last_of_group.max(Some((attempt.token, attempt.agent)));
+            if attempt.state.is_final() && attempt.state != AttemptState::Succeeded {
+                continue;
+            }
+            let beside = &build.stages[other.index()];
+            if beside.ready.together.is_some() && beside.ready.together == stage.ready.together {
+                of_group = of_group.max(Some(here));
+            }
+            if matches!(beside.state, StageState::Running | StageState::Done) {
+                let last = met.entry(other).or_insert(here);
+                *last = here.max(*last);
             }
         }
         for (agent, failures) in over_registry {
@@ -128,7 +140,10 @@ impl Books {
         ReadyStage {
             ready_since: stage.since,
             not_before: stage.not_before,
-            pinned: last_of_group.map(|(_, agent)| agent),
+            pinned: of_group.map(|(_, agent)| agent),
+            meets: (stage.ready.meets.keys())
+                .map(|other| (*other, met.get(other).map(|(_, agent)| *agent)))
+                .collect(),
             inputs: stage.inputs.iter().map(input).collect(),
             failed_on,
             ..stage.ready.clone()
