@@ -29,7 +29,9 @@ impl Store {
                               WHERE a.last_seen < heard.last
                                 AND (a.state = 'connected'
                                      OR EXISTS (SELECT FROM builds AS b JOIN outputs AS o ON o.build = b.id
-                                                WHERE b.state = 'running' AND o.agent = a.id))) AS "silence!""#,
+                                                WHERE b.state = 'running' AND o.agent = a.id)
+                                        AND NOT EXISTS (SELECT FROM attempts AS t
+                                                        WHERE t.agent = a.id AND t.state = 'running'))) AS "silence!""#,
             millis(terms.lease + terms.grace),
         )
         .fetch_one(&mut *self.connection().await?)

@@ -34,7 +34,8 @@ pub struct Holding {
 }
 
 impl Store {
-    /// What agents hold of running builds of which nothing was heard since a lease would have ended that was renewed then.
+    /// What agents hold of running builds of which nothing was heard since a lease would have ended that was renewed then. Not while they
+    /// run something: a lease may be younger than the last heartbeat, and nobody else gets its stage before it ends.
     pub async fn output_held_in_silence(
         &self,
         terms: &LeaseTerms,
@@ -44,6 +45,7 @@ impl Store {
              JOIN outputs AS o ON o.build = b.id
              JOIN agents AS a ON a.id = o.agent
              WHERE b.state = 'running' AND a.last_seen < now() - $1::bigint * interval '1 millisecond'
+               AND NOT EXISTS (SELECT FROM attempts AS t WHERE t.agent = a.id AND t.state = 'running')
              ORDER BY o.build, a.name",
             millis(terms.lease + terms.grace),
         )

@@ -112,3 +112,24 @@ async fn what_only_a_silent_agent_holds_is_lost_and_its_late_word_about_it_chang
     );
     db.run(build, 1, &two, &[own(0)], &[held_edge(1)]).await;
 }
+
+#[tokio::test]
+async fn what_a_silent_agent_holds_is_lost_only_after_what_it_runs() {
+    let db = Db::new().await;
+    let one = db.agent("amd64-1", "linux/amd64").await;
+    let build = db.planned(&chain()).await;
+    db.run(build, 0, &one, &[], &[held_edge(0)]).await;
+    let running = db.offer(build, 1, &one, &[own(0)]).await;
+    db.store.attempt_accept(one.id, running).await.unwrap();
+    db.store.agent_away(one.id, one.epoch).await.unwrap();
+    // Its lease began after its last heartbeat.
+    db.execute("UPDATE agents SET last_seen = now() - interval '1 minute'")
+        .await;
+    assert!(held(&db).await.is_empty());
+    db.leases_end().await;
+    assert!(held(&db).await.is_empty(), "what it runs is given up first");
+    for lost in db.store.attempt_expired(10).await.unwrap() {
+        db.store.attempt_lose(&lost, &at_once()).await.unwrap();
+    }
+    assert_eq!(held(&db).await, ["amd64-1"]);
+}

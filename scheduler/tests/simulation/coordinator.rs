@@ -236,7 +236,7 @@ impl Farm {
             self.failed(agent, id, token, AttemptEvent::LeaseEnded);
             self.order(agent, Order::Cancel(id));
         }
-        // Who was not heard of for a whole lease is away, and what only it holds is lost.
+        // Who was not heard of for a whole lease is away, and what only it holds is lost: after what it runs, whose lease may be younger.
         let silent: Vec<AgentId> = self
             .books
             .last_seen
@@ -248,7 +248,8 @@ impl Farm {
             if let Some((connection, _)) = self.coordinator.links.get(&agent).copied() {
                 self.leaves(agent, connection);
             }
-            if self.books.agents[&agent].presence == Presence::Away {
+            let away = self.books.agents[&agent].presence == Presence::Away;
+            if away && !self.books.runs(agent) {
                 self.lose_held(agent, &BTreeSet::new());
             }
         }

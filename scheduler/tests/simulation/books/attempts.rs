@@ -301,4 +301,10 @@ impl Books {
             .map(|(id, attempt)| (attempt.agent, *id, attempt.token))
             .collect()
     }
+
+    /// Whether an agent said that it runs something, and that lives.
+    pub fn runs(&self, agent: AgentId) -> bool {
+        let mut live = self.live.iter().map(|id| &self.attempts[id]);
+        live.any(|attempt| attempt.agent == agent && attempt.state == AttemptState::Running)
+    }
 }
