@@ -9,7 +9,7 @@ help:
 	@echo "make demo   a farm, a build across it, and what happened; leaves nothing running"
 	@echo "make test   every test, on real engines"
 	@echo "make test-long  the same, with 500 random Dockerfiles instead of 30; takes an hour or more"
-	@echo "make test-faults  farms that are broken on purpose; five minutes on two cores; TIMES=2 for twice in a row"
+	@echo "make test-faults  farms that are broken on purpose; five to seven minutes on two cores; TIMES=2 for twice in a row"
 	@echo "make bench  a farm against one of its engines, in figures; CASE=… for some of it, ROUNDS=… instead of 5"
 	@echo "make bench-readme  the same, and puts the figures into the README"
 	@echo "make docs   writes docs/commands anew, from the croft command's own texts"
