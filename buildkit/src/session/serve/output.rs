@@ -139,15 +139,21 @@ async fn write(
         Ok(())
     });
     let mut messages = Messages::new(body);
-    // A writer that has gone says why below.
-    while let Some(Piece { data }) = messages.next().await? {
-        if !data.is_empty() && pieces.send(data).await.is_err() {
-            break;
+    let taking = async move {
+        // A writer that has gone says why below.
+        while let Some(Piece { data }) = messages.next().await? {
+            if !data.is_empty() && pieces.send(data).await.is_err() {
+                break;
+            }
         }
-    }
-    let _ = pieces.send(Bytes::new()).await;
-    writing
-        .await
+        let _ = pieces.send(Bytes::new()).await;
+        Ok::<_, Status>(())
+    };
+    let taken = taking.await;
+    // What broke off is put away before that is told.
+    let written = writing.await;
+    taken?;
+    written
         .map_err(|e| Status::internal(e.to_string()))?
         .map_err(|e| Status::unknown(e.to_string()))?;
     Ok(streamed(futures::stream::empty()))

@@ -97,16 +97,21 @@ async fn receive(
     let (packets, waiting) = mpsc::channel(QUEUE);
     let writing = tokio::task::spawn_blocking(move || write(root, others, waiting, &outgoing));
     let mut messages = Messages::new(body);
-    while let Some(packet) = messages.next::<Packet>().await? {
-        let last = packet.kind == i32::from(Kind::Fin);
-        // A writer that has gone is done, or says below why not.
-        if packets.send(packet).await.is_err() || last {
-            break;
+    let taking = async move {
+        while let Some(packet) = messages.next::<Packet>().await? {
+            let last = packet.kind == i32::from(Kind::Fin);
+            // A writer that has gone is done, or says below why not.
+            if packets.send(packet).await.is_err() || last {
+                break;
+            }
         }
-    }
-    drop(packets);
-    writing
-        .await
+        Ok::<_, Status>(())
+    };
+    let taken = taking.await;
+    // What broke off is put away before that is told.
+    let written = writing.await;
+    taken?;
+    written
         .map_err(|e| Status::internal(e.to_string()))?
         .map_err(|e| Status::unknown(e.to_string()))
 }
