@@ -51,14 +51,15 @@ use crate::{
 impl BuildFlags {
     pub(crate) async fn run(self, call: &Call) -> Result<(), Error> {
         let mode = self.mode()?;
-        let stop = on_interrupt()?;
         let registries = Arc::new(Registries::of(&environment()));
         let mut request = read(&self, &registries)?;
+        // Not sooner: what is read may be standard input, where nothing may ever come.
+        let stop = on_interrupt()?;
         if let Some(file) = &self.iidfile {
             outcome::forget(file)?;
         }
         let loads = loaders(&mut request)?;
-        let connection = call.connect().await?;
+        let connection = unless_stopped(&stop, call.connect()).await?;
         let mut progress = Progress::new(mode);
         let running = Running {
             flags: &self,
@@ -193,7 +194,7 @@ impl Running<'_> {
         progress: &mut Progress,
     ) -> Result<Done, Failure> {
         if !request.attestations.is_empty() {
-            self.farm.check_attestations().await?;
+            unless_stopped(&self.stop, self.farm.check_attestations()).await?;
         }
         if request.exporters.is_empty() && request.question.is_none() && !self.keeps_nothing() {
             progress.say(
@@ -206,10 +207,8 @@ impl Running<'_> {
             outputs.push((place, output));
             loading.push(one);
         }
-        // The session has a connection of its own, so that files that are sent hold up no progress.
-        let own = self.call.connect().await;
-        let own = own.map_err(|error| BuildError::Gone(error.to_string()))?;
-        let session = Session::open(own.channel(), &mut request, outputs, registries).await?;
+        let session = self.open(&mut request, outputs, registries);
+        let session = unless_stopped(&self.stop, session).await?;
         let id = session.id().clone();
         let stop = self.stop.clone();
         if let Some(question) = request.question.clone() {
@@ -238,6 +237,19 @@ impl Running<'_> {
             said.push(finished?);
         }
         Ok(Done::Built(response, said))
+    }
+
+    /// Shares with the farm what the request needs.
+    async fn open(
+        &self,
+        request: &mut Request,
+        outputs: Vec<(usize, Output)>,
+        registries: Arc<Registries>,
+    ) -> Result<Session, Failure> {
+        // It has a connection of its own, so that files that are sent hold up no progress.
+        let own = self.call.connect().await;
+        let own = own.map_err(|error| BuildError::Gone(error.to_string()))?;
+        Ok(Session::open(own.channel(), request, outputs, registries).await?)
     }
 
     /// Whether the user said that there is to be no output.
@@ -307,6 +319,18 @@ fn outputs(request: &Request) -> Result<Vec<(usize, Output)>, BuildError> {
         outputs.push((place, output));
     }
     Ok(outputs)
+}
+
+/// What comes before the farm runs anything: whoever wants it no more leaves at once.
+async fn unless_stopped<T, E: From<BuildError>>(
+    stop: &watch::Receiver<bool>,
+    first: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let mut stop = stop.clone();
+    tokio::select! {
+        done = first => done,
+        Ok(_) = stop.wait_for(|stop| *stop) => Err(BuildError::Interrupted.into()),
+    }
 }
 
 /// Turns Ctrl-C, and a polite end from elsewhere, into a wish to stop; the second one leaves at once.

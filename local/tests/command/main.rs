@@ -9,5 +9,6 @@ mod build_inputs;
 mod build_outputs;
 mod build_progress;
 mod builds;
+mod interrupt;
 mod piped;
 mod plan;

@@ -57,23 +57,30 @@ pub fn start(command: Command) -> Running {
 }
 
 /// Starts a command with this as its standard input.
-pub fn start_reading(mut command: Command, input: impl Into<Stdio>) -> Running {
+pub fn start_reading(command: Command, input: impl Into<Stdio>) -> Running {
+    begin(command, input.into(), Stdio::piped())
+}
+
+/// Starts a command with this as its standard output.
+pub fn start_writing(command: Command, output: impl Into<Stdio>) -> Running {
+    begin(command, Stdio::null(), output.into())
+}
+
+fn begin(mut command: Command, input: Stdio, output: Stdio) -> Running {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     let shown = words.join(" ");
-    command
-        .stdin(input)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(input).stdout(output).stderr(Stdio::piped());
     let mut child = command
         .spawn()
         .unwrap_or_else(|error| panic!("{shown}: {error}"));
-    // With it goes our end of what it reads from.
+    // With it go our ends of what it reads from and writes to.
     drop(command);
     let (tell, lines) = channel();
-    let out = child.stdout.take().expect("piped");
+    if let Some(out) = child.stdout.take() {
+        read(out, tell.clone(), Line::Out);
+    }
     let error = child.stderr.take().expect("piped");
-    read(out, tell.clone(), Line::Out);
     read(error, tell, Line::Error);
     Running {
         shown,

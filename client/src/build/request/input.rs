@@ -194,13 +194,14 @@ fn standard_input(
             "what is on standard input is no tar archive, so it is a Dockerfile, and --file names another: leave --file out, or give a context",
         ));
     }
+    let text = read_dockerfile(&mut whole)?;
     let empty = temporary()?;
     request
         .shares
         .folders
         .insert("context".into(), empty.path().to_owned());
     request.shares.kept.push(empty);
-    Ok(Dockerfile::Text(read_dockerfile(&mut whole)?))
+    Ok(Dockerfile::Text(text))
 }
 
 fn read_dockerfile(input: &mut dyn Read) -> Result<Vec<u8>, BuildError> {
