@@ -14,7 +14,7 @@ use croft_buildkit::{
     HEADER_LIMIT,
     session::{
         GATHERED, SessionHandler, SessionId, SessionReply, SessionRequest, SessionResponse,
-        grpc::boxed, grpc_error,
+        grpc::passed_on, grpc_error,
     },
 };
 use croft_proto::{TUNNEL_AGENT, TUNNEL_BUILD, TUNNEL_SESSION};
@@ -122,12 +122,12 @@ impl Tunnel {
         match answer {
             Ok(mut response) => {
                 strip(response.headers_mut());
-                response.map(|body| {
-                    boxed(body.map_err(move |error| {
+                passed_on(response.map(|body| {
+                    body.map_err(move |error| {
                         cuts.fetch_add(1, Ordering::Relaxed);
                         error
-                    }))
-                })
+                    })
+                }))
             }
             Err(error) => {
                 cuts.fetch_add(1, Ordering::Relaxed);

@@ -26,7 +26,7 @@ use super::{
     SessionRequest, SessionResponse, SessionSpec,
     auth::Credentials,
     carried::Carried,
-    grpc::boxed,
+    grpc::{boxed, passed_on},
     tunnel::{QUEUE, Tunnel},
 };
 use crate::{
@@ -167,7 +167,7 @@ impl ClientSession {
             () = self.closed.cancelled() => Err(SessionError::Closed),
             answer = async {
                 sender.ready().await?;
-                Ok(sender.send_request(request).await?.map(boxed))
+                Ok(passed_on(sender.send_request(request).await?))
             } => answer,
         }
     }

@@ -62,6 +62,11 @@ impl Body for Gathered {
             _ => Some(Ok(Frame::data(pieces.joined()))),
         })
     }
+
+    /// An answer that is nothing but an error stays one: its headers are its end.
+    fn is_end_stream(&self) -> bool {
+        self.next.is_none() && (self.over || self.body.is_end_stream())
+    }
 }
 
 /// Bytes that are copied only if there is something to join.
@@ -178,6 +183,12 @@ mod tests {
             frames(body(steps)).await,
             ["abc", "d", "e", "trailers: true"]
         );
+    }
+
+    #[test]
+    fn what_is_over_before_it_begins_is_known_to_be() {
+        assert!(gathered(boxed(http_body_util::Empty::new())).is_end_stream());
+        assert!(!body(vec![data("a")]).is_end_stream());
     }
 
     #[tokio::test]

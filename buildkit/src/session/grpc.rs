@@ -22,6 +22,20 @@ pub fn status_response(status: Status) -> SessionResponse {
     status.into_http::<Empty<Bytes>>().map(boxed)
 }
 
+/// An answer as it came, to be passed on. One whose headers have the status is over with them, which its body may not know: a peer that
+/// wants no more of the request says so behind its answer, and that hides the answer's end.
+pub fn passed_on<B>(response: http::Response<B>) -> SessionResponse
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let over = response.headers().contains_key("grpc-status");
+    response.map(|body| match over {
+        true => boxed(Empty::new()),
+        false => boxed(body),
+    })
+}
+
 /// A unary call's answer.
 pub fn unary_response(message: &impl Message) -> SessionResponse {
     let mut trailers = HeaderMap::new();
@@ -170,6 +184,23 @@ mod tests {
         ] {
             decode_message::<CredentialsRequest>(body).unwrap_err();
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_only_an_error_is_passed_on_as_one_even_if_its_body_does_not_know() {
+        let unsure = |status: Option<&'static str>| {
+            let nothing = futures::stream::iter::<[Result<Frame<Bytes>, BoxError>; 0]>([]);
+            let mut response = http::Response::new(StreamBody::new(nothing));
+            if let Some(status) = status {
+                let status = HeaderValue::from_static(status);
+                response.headers_mut().insert("grpc-status", status);
+            }
+            passed_on(response)
+        };
+        assert!(!http_body::Body::is_end_stream(unsure(None).body()));
+        let error = unsure(Some("2"));
+        assert_eq!(error.headers()["grpc-status"], "2");
+        assert!(http_body::Body::is_end_stream(error.body()));
     }
 
     #[test]

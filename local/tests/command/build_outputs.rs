@@ -268,3 +268,25 @@ fn what_an_engine_can_make_nothing_of_is_told_before_anything_runs() {
         );
     }
 }
+
+#[test]
+fn a_place_that_can_not_be_written_ends_the_build_which_says_why() {
+    let croft = Croft::of(farm());
+    let context = context();
+    for (output, why) in [
+        (
+            "type=tar,dest=/dev/full",
+            "/dev/full can't be written: No space left on device",
+        ),
+        (
+            "type=local,dest=/proc/none",
+            "/proc/none can't be written: No such file or directory",
+        ),
+    ] {
+        for platforms in ["--platform=linux/amd64", TWO] {
+            let output = format!("--output={output}");
+            let built = build(&croft, &context, &[platforms, &output]).failed();
+            assert!(built.stderr.contains(why), "{}", built.report());
+        }
+    }
+}

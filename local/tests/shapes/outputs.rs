@@ -290,6 +290,11 @@ fn what_docker_cannot_hold_and_folders_that_cannot_be_written_are_refused_as_by_
         (ONE, "type=local,dest=$OUT/file/below", "not a directory"),
         (
             ONE,
+            "type=tar,dest=/dev/full",
+            "write /dev/full: no space left on device",
+        ),
+        (
+            ONE,
             "type=local,dest=$OUT/y,platform-split=perhaps",
             "non-bool",
         ),

@@ -23,7 +23,7 @@ use tonic::Status;
 use super::{
     content,
     output::{Draft, Output},
-    packet::{Messages, framed, streamed},
+    packet::{Messages, framed, streamed, write_each},
     response,
 };
 use crate::session::{SessionBody, SessionRequest, SessionResponse};
@@ -132,10 +132,15 @@ impl Ingests {
 fn begin(layout: PathBuf, body: SessionBody, held: impl Send + 'static) -> SessionResponse {
     let (outgoing, answers) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        let closed = outgoing.clone();
+        let mut messages = Messages::new(body);
+        let answers = outgoing.clone();
+        let write = move |steps| {
+            let _held = held;
+            write(&layout, steps, &answers)
+        };
         let ended = tokio::select! {
-            ended = receive(layout, body, outgoing.clone(), held) => ended,
-            () = closed.closed() => return,
+            ended = write_each(&mut messages, QUEUE, write) => ended,
+            () = outgoing.closed() => return,
         };
         if let Err(status) = ended {
             let _ = outgoing.send(Err(status)).await;
@@ -145,40 +150,6 @@ fn begin(layout: PathBuf, body: SessionBody, held: impl Send + 'static) -> Sessi
 }
 
 type Outgoing = mpsc::Sender<Result<Bytes, Status>>;
-
-async fn receive(
-    layout: PathBuf,
-    body: SessionBody,
-    outgoing: Outgoing,
-    held: impl Send + 'static,
-) -> Result<(), Status> {
-    let (steps, waiting) = mpsc::channel(QUEUE);
-    let mut writing = tokio::task::spawn_blocking(move || {
-        let _held = held;
-        write(&layout, waiting, &outgoing)
-    });
-    let taking = async {
-        let mut messages = Messages::new(body);
-        while let Some(step) = messages.next::<Step>().await? {
-            if steps.send(step).await.is_err() {
-                break;
-            }
-        }
-        drop(steps);
-        Ok::<_, Status>(())
-    };
-    // The peer waits for an answer before it says more, so a writer that fails is not to wait for the peer.
-    let written = tokio::select! {
-        written = &mut writing => written,
-        taken = taking => {
-            // What broke off is put away before that is told.
-            let written = writing.await;
-            taken?;
-            written
-        }
-    };
-    written.map_err(|e| Status::internal(e.to_string()))?
-}
 
 /// Writes a blob until all of it is there. What breaks off before leaves nothing. Blocks.
 fn write(

@@ -10,12 +10,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{
-    packet::{Messages, Piece, streamed},
+    packet::{Messages, Piece, streamed, write_each},
     receive::{self, Others},
     response,
 };
@@ -126,36 +124,19 @@ async fn write(
     body: SessionBody,
     open: impl FnOnce() -> Result<Sink, WriteError> + Send + 'static,
 ) -> Result<SessionResponse, Status> {
-    let (pieces, mut waiting) = mpsc::channel::<Bytes>(QUEUE);
-    let writing = tokio::task::spawn_blocking(move || {
-        let mut sink = open()?;
-        while let Some(piece) = waiting.blocking_recv() {
-            match piece.is_empty() {
-                false => sink.write(&piece)?,
-                true => return sink.finish(),
-            }
-        }
-        // Without the end it is not whole, and is thrown away.
-        Ok(())
-    });
     let mut messages = Messages::new(body);
-    let taking = async move {
-        // A writer that has gone says why below.
-        while let Some(Piece { data }) = messages.next().await? {
-            if !data.is_empty() && pieces.send(data).await.is_err() {
-                break;
-            }
+    let sink = write_each(&mut messages, QUEUE, move |mut pieces| {
+        let mut sink = open()?;
+        while let Some(Piece { data }) = pieces.blocking_recv() {
+            sink.write(&data)?;
         }
-        let _ = pieces.send(Bytes::new()).await;
-        Ok::<_, Status>(())
-    };
-    let taken = taking.await;
-    // What broke off is put away before that is told.
-    let written = writing.await;
-    taken?;
-    written
-        .map_err(|e| Status::internal(e.to_string()))?
-        .map_err(|e| Status::unknown(e.to_string()))?;
+        Ok::<_, WriteError>(sink)
+    });
+    let sink = sink.await?;
+    // Only what came to its end is whole; what didn't is thrown away.
+    tokio::task::spawn_blocking(move || sink.finish())
+        .await
+        .map_err(|e| Status::internal(e.to_string()))??;
     Ok(streamed(futures::stream::empty()))
 }
 
@@ -168,6 +149,12 @@ enum WriteError {
     Stream(#[from] io::Error),
     #[error("the output was written already")]
     Again,
+}
+
+impl From<WriteError> for Status {
+    fn from(error: WriteError) -> Self {
+        Status::unknown(error.to_string())
+    }
 }
 
 /// What is written to.

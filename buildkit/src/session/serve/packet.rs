@@ -10,6 +10,7 @@ use prost::{
     Message,
     encoding::{encode_varint, encoded_len_varint},
 };
+use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::{
@@ -242,6 +243,43 @@ impl Messages {
         self.unread.advance(PREFIX);
         Ok(Some(self.unread.split_to(length).freeze()))
     }
+}
+
+/// Hands the messages of a call, as they come, to a writer that blocks; gives what that has when the peer has said all. `queue` messages may
+/// wait for it. A writer that fails is not kept waiting for the peer, which may have nothing more to say until it hears of that; and what broke
+/// off is put away before that is told.
+pub(super) async fn write_each<M, T, E>(
+    messages: &mut Messages,
+    queue: usize,
+    write: impl FnOnce(mpsc::Receiver<M>) -> Result<T, E> + Send + 'static,
+) -> Result<T, Status>
+where
+    M: Message + Default + 'static,
+    T: Send + 'static,
+    E: Into<Status> + Send + 'static,
+{
+    let (waiting, taken) = mpsc::channel(queue);
+    let mut writing = tokio::task::spawn_blocking(move || write(taken));
+    let taking = async move {
+        while let Some(message) = messages.next().await? {
+            if waiting.send(message).await.is_err() {
+                break;
+            }
+        }
+        Ok::<_, Status>(())
+    };
+    let written = tokio::select! {
+        biased;
+        written = &mut writing => written,
+        taken = taking => {
+            let written = writing.await;
+            taken?;
+            written
+        }
+    };
+    written
+        .map_err(|e| Status::internal(e.to_string()))?
+        .map_err(Into::into)
 }
 
 /// What tests say as an engine, and hear.

@@ -13,6 +13,7 @@ use std::{
         unix::ffi::OsStringExt as _,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -27,7 +28,7 @@ use tonic::Status;
 
 use super::{
     gopath::parent,
-    packet::{Kind, Messages, Packet, framed, push, streamed},
+    packet::{Kind, Messages, Packet, framed, push, streamed, write_each},
     walk::mode,
 };
 use crate::{
@@ -37,6 +38,8 @@ use crate::{
 
 /// How many packets may wait to be written.
 const QUEUE: usize = 64;
+/// How long the peer may take to hear that it needn't send any more.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
 /// How many files may be open at a time. BuildKit sends four at a time.
 const OPEN: usize = 64;
 /// How new files and folders are made until they are whole.
@@ -68,19 +71,21 @@ enum ReceiveError {
     Broken,
 }
 
+impl From<ReceiveError> for Status {
+    fn from(error: ReceiveError) -> Self {
+        Status::unknown(error.to_string())
+    }
+}
+
 /// Receives a folder, and answers with requests for what is in it.
 pub(super) fn begin(root: PathBuf, others: Others, body: SessionBody) -> SessionResponse {
     // Requests are few bytes for each file that the peer has described. If they waited for the peer, it might wait for us.
     let (outgoing, answers) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        let closed = outgoing.clone();
-        let ended = tokio::select! {
-            ended = receive(root, others, body, outgoing.clone()) => ended,
-            () = closed.closed() => return,
-        };
-        if let Err(status) = ended {
-            let _ = outgoing.send(Ok(framed(&Packet::error(status.message()))));
-            let _ = outgoing.send(Err(status));
+        let gone = outgoing.clone();
+        tokio::select! {
+            () = receive(root, others, body, outgoing) => {}
+            () = gone.closed() => {}
         }
     });
     streamed(UnboundedReceiverStream::new(answers))
@@ -88,32 +93,18 @@ pub(super) fn begin(root: PathBuf, others: Others, body: SessionBody) -> Session
 
 type Outgoing = mpsc::UnboundedSender<Result<Bytes, Status>>;
 
-async fn receive(
-    root: PathBuf,
-    others: Others,
-    body: SessionBody,
-    outgoing: Outgoing,
-) -> Result<(), Status> {
-    let (packets, waiting) = mpsc::channel(QUEUE);
-    let writing = tokio::task::spawn_blocking(move || write(root, others, waiting, &outgoing));
+async fn receive(root: PathBuf, others: Others, body: SessionBody, outgoing: Outgoing) {
     let mut messages = Messages::new(body);
-    let taking = async move {
-        while let Some(packet) = messages.next::<Packet>().await? {
-            let last = packet.kind == i32::from(Kind::Fin);
-            // A writer that has gone is done, or says below why not.
-            if packets.send(packet).await.is_err() || last {
-                break;
-            }
-        }
-        Ok::<_, Status>(())
+    let answers = outgoing.clone();
+    let write = move |packets| write(root, others, packets, &answers);
+    let Err(status) = write_each(&mut messages, QUEUE, write).await else {
+        return;
     };
-    let taken = taking.await;
-    // What broke off is put away before that is told.
-    let written = writing.await;
-    taken?;
-    written
-        .map_err(|e| Status::internal(e.to_string()))?
-        .map_err(|e| Status::unknown(e.to_string()))
+    let _ = outgoing.send(Ok(framed(&Packet::error(status.message()))));
+    // Until it has heard that the peer may send: if it couldn't, it would say that instead.
+    let more = async { while let Ok(Some(Packet { .. })) = messages.next().await {} };
+    let _ = tokio::time::timeout(HEARD_WITHIN, more).await;
+    let _ = outgoing.send(Err(status));
 }
 
 /// Writes what comes until all of it is there and the peer knows. Blocks.

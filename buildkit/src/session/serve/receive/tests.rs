@@ -5,10 +5,17 @@ use std::{
     os::unix::fs::{MetadataExt, symlink},
 };
 
+use futures::{StreamExt as _, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use tempfile::TempDir;
 
 use super::*;
-use crate::session::serve::packet::testing::{body, heard};
+use crate::session::{
+    BoxError,
+    grpc::boxed,
+    serve::packet::testing::{body, heard},
+};
 
 /// A folder to receive into, beside one that nothing must get into.
 struct Place(TempDir);
@@ -266,4 +273,18 @@ async fn a_peer_that_breaks_the_rules_or_off_is_told() {
         .collect();
     let status = place.refused(&many).await;
     assert!(status.message().contains("at a time"), "{status}");
+}
+
+#[tokio::test]
+async fn a_peer_that_has_said_all_is_told_that_it_can_not_be_written() {
+    let place = Place::new();
+    fs::write(place.inside("file"), "").unwrap();
+    let said = stream::iter([Ok::<_, BoxError>(Frame::data(framed(&stat("x", 0o644))))]);
+    // It waits to be asked for the file.
+    let body = boxed(StreamBody::new(said.chain(stream::pending())));
+    let answers = begin(place.inside("file/below"), Others::Stay, body).into_body();
+    let told: Packet = Messages::new(answers).next().await.unwrap().unwrap();
+    assert_eq!(told.kind, i32::from(Kind::Error));
+    let why = String::from_utf8_lossy(&told.data);
+    assert!(why.contains("file/below can't be written"), "{why}");
 }
