@@ -35,6 +35,7 @@ pub fn find(farm: &Farm, stage: &str) -> Option<Plan> {
     let address = farm.client_address().to_string();
     listed(farm)
         .iter()
-        .map(|build| Plan::of(&croft, &address, &text(build, "id")))
+        // Others may be removed meanwhile.
+        .filter_map(|build| Plan::find(&croft, &address, &text(build, "id")))
         .find(|plan| plan.stages.iter().any(|one| one.name.contains(stage)))
 }

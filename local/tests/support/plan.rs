@@ -52,14 +52,28 @@ pub struct Transfer {
     pub bytes: u64,
 }
 
+/// How `croft` ends where there is no such build.
+const NOT_FOUND: i32 = 3;
+
 impl Plan {
     /// Asks the farm.
     #[track_caller]
     pub fn of(croft: &Path, address: &str, id: &str) -> Plan {
+        Self::find(croft, address, id).unwrap_or_else(|| panic!("there is no build {id}"))
+    }
+
+    /// The same of a build that may have been removed.
+    #[track_caller]
+    pub fn find(croft: &Path, address: &str, id: &str) -> Option<Plan> {
         let mut command = Command::new(croft);
         command.args(["builds", "show", id, "--format", "json", "--addr", address]);
-        let printed = process::run(command).succeeded().stdout;
-        serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
+        let shown = process::run(command);
+        if shown.status.code() == Some(NOT_FOUND) {
+            return None;
+        }
+        let printed = shown.succeeded().stdout;
+        let plan = serde_json::from_str(&printed);
+        Some(plan.unwrap_or_else(|error| panic!("{error}: {printed}")))
     }
 
     /// The stages of this kind (`shared`, `cross`, `target` or `output`).
