@@ -105,45 +105,45 @@ impl Books {
                 }),
             }
         };
+        let attempts = self.attempts.values().filter(|a| a.key.build == id);
+        let attempts: Vec<&Attempt> = attempts.collect();
+        let at = |number: usize| {
+            let attempts = attempts.iter().copied();
+            attempts.filter(move |attempt| attempt.key.stage.index() == number)
+        };
         let (mut failed_on, mut over_registry) = (BTreeMap::new(), BTreeMap::new());
-        // Where the last one of its group stands, and where each that it meets does.
-        let mut of_group: Option<(Token, AgentId)> = None;
-        let mut met: BTreeMap<StageId, (Token, AgentId)> = BTreeMap::new();
-        for attempt in self.attempts.values().filter(|a| a.key.build == id) {
-            let (other, here) = (attempt.key.stage, (attempt.token, attempt.agent));
+        for attempt in at(number) {
             let counted = match attempt.failure {
-                Some(FailureKind::Farm) => Some(&mut failed_on),
-                Some(FailureKind::Registry) => Some(&mut over_registry),
-                Some(FailureKind::Build | FailureKind::HandedBack) | None => None,
+                Some(FailureKind::Farm) => &mut failed_on,
+                Some(FailureKind::Registry) => &mut over_registry,
+                Some(FailureKind::Build | FailureKind::HandedBack) | None => continue,
             };
-            if other.index() == number {
-                if let Some(counted) = counted {
-                    *counted.entry(attempt.agent).or_default() += 1;
-                }
-                continue;
-            }
-            if attempt.state.is_final() && attempt.state != AttemptState::Succeeded {
-                continue;
-            }
-            let beside = &build.stages[other.index()];
-            if beside.ready.together.is_some() && beside.ready.together == stage.ready.together {
-                of_group = of_group.max(Some(here));
-            }
-            if matches!(beside.state, StageState::Running | StageState::Done) {
-                let last = met.entry(other).or_insert(here);
-                *last = here.max(*last);
-            }
+            *counted.entry(attempt.agent).or_default() += 1;
         }
         for (agent, failures) in over_registry {
             *failed_on.entry(agent).or_default() += failures / OVER_REGISTRY;
         }
+        // The last attempt at a stage that lives or succeeded.
+        let last = |number: usize| -> Option<(Token, AgentId)> {
+            let stands =
+                at(number).filter(|a| !a.state.is_final() || a.state == AttemptState::Succeeded);
+            stands.map(|attempt| (attempt.token, attempt.agent)).max()
+        };
+        let group = stage.ready.together;
+        let of_group = (0..build.stages.len()).filter(|other| {
+            *other != number && group.is_some() && build.stages[*other].ready.together == group
+        });
+        let met = |other: &StageId| {
+            let state = build.stages[other.index()].state;
+            let placed = matches!(state, StageState::Running | StageState::Done);
+            let at = placed.then(|| last(other.index())).flatten();
+            (*other, at.map(|(_, agent)| agent))
+        };
         ReadyStage {
             ready_since: stage.since,
             not_before: stage.not_before,
-            pinned: of_group.map(|(_, agent)| agent),
-            meets: (stage.ready.meets.keys())
-                .map(|other| (*other, met.get(other).map(|(_, agent)| *agent)))
-                .collect(),
+            pinned: of_group.filter_map(last).max().map(|(_, agent)| agent),
+            meets: stage.ready.meets.keys().map(met).collect(),
             inputs: stage.inputs.iter().map(input).collect(),
             failed_on,
             ..stage.ready.clone()
