@@ -9,6 +9,9 @@ use crate::support::{
     process::{self, Finished},
 };
 
+/// Nobody wants its result.
+pub const NOWHERE: &str = "--output=type=cacheonly";
+
 /// `croft build` of this context with these arguments.
 pub fn build(croft: &Croft, context: &Context, words: &[&str]) -> Finished {
     croft.run(words_of(context.path(), words))

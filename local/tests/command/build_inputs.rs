@@ -4,7 +4,7 @@ use std::{fs, io::Write as _, process::Command};
 
 use flate2::{Compression, write::GzEncoder};
 
-use crate::build::{build, repository, words_of};
+use crate::build::{NOWHERE, build, repository, words_of};
 use crate::support::{
     Context, Croft, Image, Repository, farm,
     git::Git,
@@ -164,7 +164,7 @@ fn secrets_and_ssh_agents_reach_the_steps_that_ask_for_them() {
     let secret = format!("--secret=id=file,src={}", path.display());
     let folder = format!("--build-context=client={}", client.folder().display());
     let words = [
-        "--output=type=cacheonly",
+        NOWHERE,
         &secret,
         "--secret=id=variable,env=OUTSIDE",
         "--ssh=default",

@@ -1,9 +1,7 @@
 //! How a build's course is shown: on a terminal, piped, for programs; and how it ends when something fails or is wanted no more.
 
-use crate::build::{build, words_of};
+use crate::build::{NOWHERE, build, words_of};
 use crate::support::{Context, Croft, builds, farm, process::eventually};
-
-const NOWHERE: &str = "--output=type=cacheonly";
 
 fn failing() -> Context {
     Context::new(

@@ -8,13 +8,11 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::build::words_of;
+use crate::build::{NOWHERE, words_of};
 use crate::support::{
     Context, Croft, farm,
     process::{self, eventually},
 };
-
-const NOWHERE: &str = "--output=type=cacheonly";
 
 #[test]
 fn while_standard_input_says_nothing_it_just_ends() {
